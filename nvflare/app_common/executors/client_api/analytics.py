@@ -1,0 +1,171 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Brings what a script logs to the server: every record, in order.
+
+The script's thread or session puts records in; one thread takes them out and hands each to the executor, which fires it
+as an analytics event. The event that is to leave the site is sent from here and not by nvflare's FedEventRunner: that
+one sends without waiting, the server's thread pool reorders a burst, and the server drops every event that is older
+than the last one it saw of this site. Here the next event leaves when the server has acknowledged the one before, so
+none is late. The thread exists only once something was logged.
+"""
+
+import threading
+import time
+from collections import deque
+from typing import Callable, Optional
+
+from nvflare.apis.fl_constant import EventScope, FedEventHeader, FLContextKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import ReservedHeaderKey, Shareable
+from nvflare.apis.signal import Signal
+from nvflare.app_common.executors.client_api.backend_spec import TaskAborted, wait_until
+from nvflare.fuel.f3.cellnet.defs import CellChannel
+from nvflare.fuel.f3.cellnet.fqcn import FQCN
+from nvflare.fuel.f3.message import Message
+from nvflare.fuel.utils.log_utils import get_obj_logger
+from nvflare.security.logging import secure_format_exception
+from nvflare.widgets.fed_event import FED_EVENT_TOPIC
+
+# A script that logs faster than the server takes records waits here, instead of filling the memory.
+MAX_PENDING_RECORDS = 10_000
+# Seconds until the server must have acknowledged one event; a second attempt carries the same timestamp, so that the
+# server takes the event once, however late the first one arrives.
+ACK_TIMEOUT = 5.0
+SEND_ATTEMPTS = 2
+# Seconds that a task's result waits for the records that were logged before it.
+FLUSH_TIMEOUT = 30.0
+# Seconds that the end of the job waits for the last records.
+CLOSE_TIMEOUT = 5.0
+
+# Direction of an event that this relay sends itself; FedEventRunner takes only those with "out".
+_DIRECTION = "relay"
+
+
+class AnalyticsRelay:
+    """An ordered queue of log records with one delivering thread."""
+
+    def __init__(self, fire: Callable[[dict], None]):
+        """Initializes the relay; no thread is started yet.
+
+        Args:
+            fire: turns one record into an analytics event; called on the relay's thread.
+        """
+        self.logger = get_obj_logger(self)
+        self.sent = 0  # acknowledged by the server
+        self.dropped = 0  # not delivered, and never will be
+        self._fire = fire
+        self._changed = threading.Condition()
+        self._records = deque()  # the record at the left is in the thread's hands
+        self._closed = False
+        self._thread: Optional[threading.Thread] = None
+        self._last_timestamp = 0.0
+
+    def submit(self, record: dict) -> None:
+        """Takes one record of `flare.log`; waits only while MAX_PENDING_RECORDS are pending."""
+        with self._changed:
+            wait_until(self._changed, lambda: self._closed or len(self._records) < MAX_PENDING_RECORDS)
+            if self._closed:
+                self.dropped += 1
+                return
+            self._records.append(record)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._deliver, name="client_api_analytics", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def flush(self, abort_signal: Optional[Signal] = None, timeout: float = FLUSH_TIMEOUT) -> bool:
+        """Waits (at most `timeout` seconds) until all records taken so far are delivered; tells whether they are."""
+        with self._changed:
+            try:
+                delivered = wait_until(self._changed, lambda: not self._records, abort_signal, timeout)
+            except TaskAborted:
+                return False
+            if not delivered:
+                self.logger.warning(f"{len(self._records)} log records still wait for the server after {timeout} s")
+            return delivered
+
+    def close(self) -> None:
+        """Delivers what is pending (at most CLOSE_TIMEOUT seconds), ends the thread and reports what was lost."""
+        if self._thread is not None:
+            self.flush(timeout=CLOSE_TIMEOUT)
+        with self._changed:
+            self._closed = True
+            self.dropped += len(self._records)
+            self._records.clear()
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(ACK_TIMEOUT * SEND_ATTEMPTS)
+        if self.dropped:
+            self.logger.warning(f"{self.dropped} log records could not be delivered ({self.sent} were)")
+
+    def _deliver(self) -> None:
+        while True:
+            with self._changed:
+                wait_until(self._changed, lambda: self._closed or self._records)
+                if self._closed:
+                    return
+                record = self._records[0]
+            try:
+                self._fire(record)
+            except Exception as e:  # the top of a thread: one bad record must not end it
+                self.logger.error(f"log record {record.get('key')!r} was dropped: {secure_format_exception(e)}")
+                self.dropped += 1
+            with self._changed:
+                if self._records:
+                    self._records.popleft()
+                self._changed.notify_all()
+
+    @staticmethod
+    def claim(event_data: Shareable) -> None:
+        """Marks the data of an event, so that it is sent by `forward` and not by FedEventRunner."""
+        event_data.set_header(FedEventHeader.DIRECTION, _DIRECTION)
+
+    def forward(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Sends a federated event to the server if it was claimed; returns when the server has it, or has not."""
+        data = fl_ctx.get_prop(FLContextKey.EVENT_DATA)
+        if fl_ctx.get_prop(FLContextKey.EVENT_SCOPE) != EventScope.FEDERATION or not isinstance(data, Shareable):
+            return
+        if data.get_header(FedEventHeader.DIRECTION) != _DIRECTION:
+            return
+        # The server takes only events with a growing timestamp, and the clock may stand still or be set back.
+        self._last_timestamp = max(time.time(), self._last_timestamp + 1e-6)
+        data.set_header(FedEventHeader.EVENT_TYPE, event_type)
+        data.set_header(FedEventHeader.ORIGIN, fl_ctx.get_identity_name())
+        data.set_header(FedEventHeader.TIMESTAMP, self._last_timestamp)
+        if self._send(data, fl_ctx):
+            self.sent += 1
+        else:
+            self.dropped += 1
+
+    @staticmethod
+    def _send(data: Shareable, fl_ctx: FLContext) -> bool:
+        # Past the streaming layer that nvflare puts around this channel: an event is small, and one message and its
+        # reply take a third of the time of two streams.
+        core_cell = fl_ctx.get_engine().get_cell().core_cell
+        server = FQCN.join([FQCN.ROOT_SERVER, fl_ctx.get_job_id()])
+        data.set_header(ReservedHeaderKey.TOPIC, FED_EVENT_TOPIC)
+        data.set_peer_props(fl_ctx.get_all_public_props())
+        for _ in range(SEND_ATTEMPTS):
+            reply = core_cell.send_request(
+                channel=CellChannel.AUX_COMMUNICATION,
+                target=server,
+                topic=FED_EVENT_TOPIC,
+                request=Message(payload=data),
+                timeout=ACK_TIMEOUT,
+                optional=True,
+            )
+            if isinstance(reply.payload, Shareable) and reply.payload.get_return_code() == ReturnCode.OK:
+                return True
+        return False

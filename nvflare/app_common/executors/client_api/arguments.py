@@ -1,0 +1,168 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The arguments of ClientAPIExecutor: what each may be, and in which execution mode it has a meaning.
+
+One table, RULES, and one function that applies it: bad input is found when the executor is constructed, which is when a
+job is built or its configuration is read, and never later.
+"""
+
+import math
+import shlex
+from typing import Callable, Iterable, NamedTuple, Optional
+
+
+class ExecutionMode:
+    IN_PROCESS = "in_process"
+    EXTERNAL_PROCESS = "external_process"
+    ATTACH = "attach"
+
+
+ALL_EXECUTION_MODES = (ExecutionMode.IN_PROCESS, ExecutionMode.EXTERNAL_PROCESS, ExecutionMode.ATTACH)
+_SESSION_MODES = (ExecutionMode.EXTERNAL_PROCESS, ExecutionMode.ATTACH)
+
+
+def _text(value) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a string")
+    return value
+
+
+def _optional_text(value) -> Optional[str]:
+    return None if value is None or not _text(value).strip() else value
+
+
+def _name(value) -> str:
+    if not _text(value).strip():
+        raise ValueError("a non-blank string")
+    return value
+
+
+def _words(value) -> Optional[str]:
+    """A command line: split into words as a POSIX shell would."""
+    value = _optional_text(value)
+    try:
+        shlex.split(value or "")
+    except ValueError as e:
+        raise ValueError(f"a string that can be split into words like a shell command ({e})")
+    return value
+
+
+def _script(value) -> Optional[str]:
+    value = _optional_text(value)
+    if value is not None and not value.endswith(".py"):
+        raise ValueError("the path of a .py file")
+    return value
+
+
+def _flag(value) -> bool:
+    if value not in (True, False):
+        raise ValueError("True or False")
+    return bool(value)
+
+
+def _count(value) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError("an integer of 0 or more")
+    return value
+
+
+def _seconds(positive: bool, optional: bool) -> Callable:
+    allowed = ("a finite number of seconds, more than 0" if positive else "a finite number of seconds, 0 or more") + (
+        ", or None" if optional else ""
+    )
+
+    def check(value):
+        if value is None and optional:
+            return None
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or value < 0 or (positive and value == 0):
+            raise ValueError(allowed)
+        return value
+
+    return check
+
+
+class Rule(NamedTuple):
+    check: Callable  # returns the value to store, or raises ValueError with what is allowed
+    modes: Iterable[str] = ALL_EXECUTION_MODES  # where the argument has a meaning
+    required: bool = False  # in these modes
+
+
+# The one place that says which argument means something in which mode. The defaults are those of the constructor.
+RULES = {
+    "command": Rule(_words, (ExecutionMode.EXTERNAL_PROCESS,), required=True),
+    "task_script_path": Rule(_script, (ExecutionMode.IN_PROCESS,), required=True),
+    "task_script_args": Rule(lambda value: _words(_text(value)) or "", (ExecutionMode.IN_PROCESS,)),
+    "launch_once": Rule(_flag, (ExecutionMode.EXTERNAL_PROCESS,)),
+    "launch_timeout": Rule(_seconds(positive=True, optional=True), (ExecutionMode.EXTERNAL_PROCESS,)),
+    "shutdown_timeout": Rule(_seconds(positive=False, optional=True), (ExecutionMode.EXTERNAL_PROCESS,)),
+    "stop_grace_period": Rule(_seconds(positive=False, optional=False), (ExecutionMode.EXTERNAL_PROCESS,)),
+    "heartbeat_interval": Rule(_seconds(positive=True, optional=False), _SESSION_MODES),
+    "heartbeat_timeout": Rule(_seconds(positive=False, optional=False), _SESSION_MODES),
+    "task_wait_timeout": Rule(_seconds(positive=True, optional=True)),
+    "result_wait_timeout": Rule(_seconds(positive=True, optional=True)),
+    "train_task_name": Rule(_name),
+    "evaluate_task_name": Rule(_name),
+    "submit_model_task_name": Rule(_name),
+    "train_with_evaluation": Rule(_flag),
+    "memory_gc_rounds": Rule(_count),
+    "cuda_empty_cache": Rule(_flag),
+    "attach_timeout": Rule(_seconds(positive=True, optional=True), (ExecutionMode.ATTACH,)),
+    "allow_reconnect": Rule(_flag, (ExecutionMode.ATTACH,)),
+}
+
+
+def check_arguments(mode: str, given: dict, defaults: dict) -> dict:
+    """Checks the executor's arguments against RULES.
+
+    Args:
+        mode: the execution mode.
+        given: all arguments by name, `execution_mode` excepted.
+        defaults: their defaults by name.
+
+    Returns:
+        The arguments as they are to be stored: blank strings are None, flags are bool.
+
+    Raises:
+        ValueError: names the first bad argument, its value and what is allowed.
+    """
+    if mode not in ALL_EXECUTION_MODES:
+        raise ValueError(f"execution_mode must be one of {', '.join(ALL_EXECUTION_MODES)}, but is {mode!r}")
+    checked = {name: _checked(name, given[name], defaults[name], mode) for name in RULES}
+    interval, timeout = checked["heartbeat_interval"], checked["heartbeat_timeout"]
+    if timeout == 0 and mode == ExecutionMode.ATTACH:
+        raise ValueError(f"heartbeat_timeout must be more than 0 in execution_mode {mode}, but is {timeout!r}")
+    if 0 < timeout <= interval:
+        raise ValueError(
+            f"heartbeat_interval must be less than heartbeat_timeout, but they are {interval!r} and {timeout!r}"
+        )
+    return checked
+
+
+def _checked(name: str, value, default, mode: str):
+    rule = RULES[name]
+    try:
+        checked = rule.check(value)
+    except ValueError as e:
+        if mode in rule.modes:
+            raise ValueError(f"{name} must be {e}, but is {value!r}") from None
+        checked = value  # in the wrong place whatever it is
+    if mode not in rule.modes and checked != default:
+        raise ValueError(
+            f"{name} is only valid in execution_mode {' or '.join(rule.modes)}, but it is {value!r} in {mode}"
+        )
+    if mode in rule.modes and rule.required and checked is None:
+        raise ValueError(f"{name} must be set in execution_mode {mode}, but is {value!r}")
+    return checked

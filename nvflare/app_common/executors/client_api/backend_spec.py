@@ -1,0 +1,163 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The contract between ClientAPIExecutor and its backends.
+
+The executor owns the framework's side: events, replies, analytics. A backend owns one way to run the user's training
+script (a thread, a process tree, somebody else's process) and the exchange of tasks and results with it.
+
+Who calls: the executor alone. `initialize` and `finalize` come on the job's event thread, once each; `execute` comes on
+a task thread, one call at a time; `handle_event` and `stats` may come on any thread at any time in between.
+"""
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Callable, Optional
+
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+
+if TYPE_CHECKING:
+    from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
+
+# Header of a failure reply: why the task failed, as a text of at most MAX_CAUSE_BYTES.
+FAILURE_CAUSE_HEADER = "client_api_failure_cause"
+MAX_CAUSE_BYTES = 4096
+
+# nvflare's Signal cannot wake a waiter, so an abort is looked for this often (seconds); all else is notified.
+ABORT_CHECK_INTERVAL = 0.25
+
+
+class TrainerError(Exception):
+    """The trainer, or the way to it, failed. The text is the cause that the user and the server get to read."""
+
+
+class TaskAborted(Exception):
+    """The abort signal of the task in hand was triggered."""
+
+
+@dataclass(frozen=True)
+class ClientAPIBackendContext:
+    """What a backend may know: the executor it works for and the executor's validated arguments.
+
+    All times are in seconds; None means no limit unless the argument says otherwise (see ClientAPIExecutor).
+    """
+
+    executor: "ClientAPIExecutor"
+    execution_mode: str
+    command: Optional[str]
+    task_script_path: Optional[str]
+    task_script_args: str
+    launch_once: bool
+    launch_timeout: Optional[float]
+    shutdown_timeout: Optional[float]
+    stop_grace_period: float
+    heartbeat_interval: float
+    heartbeat_timeout: float
+    task_wait_timeout: Optional[float]
+    result_wait_timeout: Optional[float]
+    train_task_name: str
+    evaluate_task_name: str
+    submit_model_task_name: str
+    train_with_evaluation: bool
+    memory_gc_rounds: int
+    cuda_empty_cache: bool
+    attach_timeout: Optional[float]
+    allow_reconnect: bool
+
+
+class ClientAPIBackendSpec(ABC):
+    """One way to run a training script."""
+
+    @abstractmethod
+    def initialize(self, context: ClientAPIBackendContext, fl_ctx: FLContext) -> None:
+        """Starts the backend, at START_RUN.
+
+        Must not wait for the user's script. On failure it undoes all that it did before it raises; the executor then
+        panics the job with the cause and never calls `finalize`.
+
+        Raises:
+            TrainerError: the backend cannot start; any other exception is taken for a defect and logged in full.
+        """
+
+    @abstractmethod
+    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """Runs one task and returns the trainer's result for just this task.
+
+        Every wait inside is bounded by a timeout or ended by an event, and looks at the abort signal.
+
+        Raises:
+            TaskAborted: the abort signal was triggered.
+            TrainerError: the task failed; the executor replies EXECUTION_EXCEPTION with this cause.
+            UnsafeJobError: passed on to the framework as it is.
+        """
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Hears every event of the job but START_RUN and END_RUN. Must return soon and must not raise."""
+
+    def stats(self) -> dict:
+        """Tells what an administrator should see of the backend; values are plain strings and numbers."""
+        return {}
+
+    @abstractmethod
+    def finalize(self, fl_ctx: FLContext) -> None:
+        """Ends the trainer as far as the backend owns it and releases everything, at END_RUN.
+
+        Bounded, idempotent, and must not raise; a call to `execute` that is still waiting is made to end.
+        """
+
+
+def clip_cause(text: str) -> str:
+    """Cuts a cause to MAX_CAUSE_BYTES of UTF-8, keeping its first line and as much of its end as fits."""
+    if len(text.encode(errors="replace")) <= MAX_CAUSE_BYTES:
+        return text
+    head, _, rest = text.partition("\n")
+    head = head.encode(errors="replace")[: MAX_CAUSE_BYTES // 2].decode(errors="ignore") + "\n[...]\n"
+    room = MAX_CAUSE_BYTES - len(head.encode())
+    return head + rest.encode(errors="replace")[-room:].decode(errors="ignore")
+
+
+def wait_until(
+    condition: threading.Condition,
+    predicate: Callable[[], object],
+    abort_signal: Optional[Signal] = None,
+    timeout: Optional[float] = None,
+) -> bool:
+    """Waits until `predicate()` holds. The caller holds `condition`, and whoever changes what it reads notifies.
+
+    Args:
+        condition: the condition that guards what the predicate reads.
+        predicate: without side effects.
+        abort_signal: ends the wait when triggered.
+        timeout: seconds; None for no limit.
+
+    Returns:
+        True when the predicate held, False when the time was over first.
+
+    Raises:
+        TaskAborted: the abort signal was triggered and the predicate did not hold.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while not predicate():
+        if abort_signal is not None and abort_signal.triggered:
+            raise TaskAborted()
+        remaining = None if deadline is None else deadline - time.monotonic()
+        if remaining is not None and remaining <= 0:
+            return False
+        step = remaining if abort_signal is None else min(ABORT_CHECK_INTERVAL, remaining or ABORT_CHECK_INTERVAL)
+        condition.wait(step)
+    return True

@@ -1,0 +1,168 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Runs the training script on a thread of the client job process.
+
+Tasks, results and log records travel over nvflare's DataBus, on the topics of its in-process Client API, between the
+executor's task thread and the script's thread (see in_process_trainer.py for the script's side):
+
+    execute() --TOPIC_GLOBAL_RESULT--> flare.receive() ... flare.send() --TOPIC_LOCAL_RESULT--> execute()
+                                       flare.log()                      --TOPIC_LOG_DATA------> executor
+    finalize() -------TOPIC_STOP-----> flare.is_running() is False
+"""
+
+import threading
+from contextlib import ExitStack
+from typing import Callable, Optional
+
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+from nvflare.app_common.executors.client_api.backend_spec import (
+    ClientAPIBackendContext,
+    ClientAPIBackendSpec,
+    TrainerError,
+    wait_until,
+)
+from nvflare.app_common.executors.client_api.bootstrap import client_config
+from nvflare.app_common.executors.client_api.in_process_trainer import (
+    InProcessTrainerAPI,
+    ScriptRunner,
+    TaskExchange,
+    forget_api,
+    unsubscribe_all,
+)
+from nvflare.client.api_spec import CLIENT_API_KEY
+from nvflare.client.config import ConfigKey
+from nvflare.client.in_process.api import TOPIC_GLOBAL_RESULT, TOPIC_LOCAL_RESULT, TOPIC_LOG_DATA, TOPIC_STOP
+from nvflare.fuel.data_event.data_bus import DataBus
+from nvflare.fuel.data_event.event_manager import EventManager
+from nvflare.fuel.utils.log_utils import get_obj_logger
+
+# Seconds that the end of the job waits for a script that was told to stop.
+SCRIPT_STOP_TIMEOUT = 5.0
+
+
+class InProcessBackend(ClientAPIBackendSpec):
+    """Feeds a script that runs on a thread of this process."""
+
+    def __init__(self):
+        self.logger = get_obj_logger(self)
+        self._data_bus = DataBus()
+        self._events = EventManager(self._data_bus)
+        self._exchange = TaskExchange()
+        self._context: Optional[ClientAPIBackendContext] = None
+        self._runner: Optional[ScriptRunner] = None
+        self._thread: Optional[threading.Thread] = None
+        self._cleanup = ExitStack()
+
+    def initialize(self, context: ClientAPIBackendContext, fl_ctx: FLContext) -> None:
+        if isinstance(self._data_bus.get_data(CLIENT_API_KEY), InProcessTrainerAPI):
+            raise TrainerError("another in_process executor runs in this job, and flare.init() can serve only one")
+        self._context = context
+        with ExitStack() as cleanup:
+            api = self._create_api(client_config(context, fl_ctx), cleanup)
+            self._runner = self._create_runner(api, fl_ctx)
+            cleanup.callback(self._runner.restore)
+            self._runner.redirect()
+            # A daemon: a script that does not stop when it is told to must not keep the process.
+            self._thread = threading.Thread(target=self._run_script, name="client_api_trainer", daemon=True)
+            self._thread.start()
+            self._cleanup = cleanup.pop_all()
+
+    def _create_api(self, config: dict, cleanup: ExitStack) -> InProcessTrainerAPI:
+        config[ConfigKey.TASK_NAME] = None
+        api = InProcessTrainerAPI(config, self._exchange)
+        cleanup.callback(forget_api, api)
+        if self._context.memory_gc_rounds:
+            api.configure_memory_management(self._context.memory_gc_rounds, self._context.cuda_empty_cache)
+        cleanup.callback(unsubscribe_all, self)
+        self._data_bus.subscribe([TOPIC_LOCAL_RESULT], self._on_result)
+        self._data_bus.subscribe([TOPIC_LOG_DATA], self._on_log)
+        self._data_bus.put_data(CLIENT_API_KEY, api)
+        return api
+
+    def _create_runner(self, api: InProcessTrainerAPI, fl_ctx: FLContext) -> ScriptRunner:
+        path, args = self._context.task_script_path, self._context.task_script_args
+        custom_dir = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_app_custom_dir(fl_ctx.get_job_id())
+        try:
+            return ScriptRunner(custom_dir, path, args, api, self._exchange)
+        except ValueError:
+            raise TrainerError(f"task_script_path {path!r} was not found in {custom_dir}") from None
+
+    def _run_script(self) -> None:
+        self.logger.info(f"trainer script {self._runner.name} starts")
+        self._runner.run()
+        exchange = self._exchange
+        how = exchange.script_end
+        if exchange.stop_reason is not None:
+            self.logger.info(f"the script was told to stop ({exchange.stop_reason}): {how.splitlines()[0]}")
+        elif exchange.task_name is None:
+            # No task fails now, so nobody else tells.
+            self.logger.error(f"the script ended while no task was running, every later task will fail: {how}")
+
+    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        exchange = self._exchange
+        exchange.open_task(task_name)
+        try:
+            if not self._has_ended():
+                self._events.fire_event(TOPIC_GLOBAL_RESULT, shareable)
+            with exchange.changed:
+                self._wait(lambda: exchange.delivered is None, abort_signal, "task_wait_timeout")
+                self._wait(lambda: exchange.result is not None, abort_signal, "result_wait_timeout")
+                return exchange.result
+        finally:
+            exchange.close_task()
+
+    def _wait(self, predicate: Callable[[], bool], abort_signal: Signal, timeout_argument: str) -> None:
+        exchange, timeout = self._exchange, getattr(self._context, timeout_argument)
+        in_time = wait_until(exchange.changed, lambda: predicate() or self._has_ended(), abort_signal, timeout)
+        if exchange.result is not None:
+            return  # whatever has ended since, the result is good
+        if exchange.script_end is not None:
+            hint = "" if self._runner.has_used_flare else "; it never called flare.init()"
+            raise TrainerError(f"no result was sent: {exchange.script_end}{hint}")
+        if exchange.stop_reason is not None:
+            raise TrainerError(f"no result was sent: {exchange.stop_reason}")
+        if not in_time:
+            missing = "asked for the task" if exchange.delivered is not None else "sent a result"
+            raise TrainerError(f"{self._runner.name} has not {missing} in {timeout} s ({timeout_argument})")
+
+    def _has_ended(self) -> bool:
+        return self._exchange.script_end is not None or self._exchange.stop_reason is not None
+
+    def _on_result(self, topic: str, result: Shareable, data_bus: DataBus) -> None:
+        if not self._exchange.submit(result):
+            self.logger.warning("a result was dropped: its task is over (timed out, aborted, or answered before)")
+
+    def _on_log(self, topic: str, record: dict, data_bus: DataBus) -> None:
+        self._context.executor.relay_log_record(record)
+
+    def stats(self) -> dict:
+        exchange = self._exchange
+        state = "ended" if exchange.script_end else "stopping" if exchange.stop_reason else "running"
+        return {"state": state, "script": self._context.task_script_path}
+
+    def finalize(self, fl_ctx: FLContext) -> None:
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._events.fire_event(TOPIC_STOP, "the job ends")
+        thread.join(SCRIPT_STOP_TIMEOUT)
+        if thread.is_alive():
+            self.logger.warning(
+                f"{self._runner.name} did not stop within {SCRIPT_STOP_TIMEOUT} s; its thread is left to itself"
+            )
+        self._cleanup.close()

@@ -1,0 +1,322 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""ClientAPIExecutor: one executor for scripts that use the Client API, in one of three execution modes.
+
+The executor is the framework's side of the work: it validates the arguments, creates the backend of the chosen mode at
+START_RUN and finalizes it at END_RUN, hands it one task at a time, turns failures into replies that carry the cause,
+and turns what the script logs into analytics events. How a script is run and talked to is the backend's business (see
+client_api/backend_spec.py).
+"""
+
+import inspect
+import threading
+from contextlib import contextmanager
+from dataclasses import fields
+from functools import partial
+from typing import Optional
+
+from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.event_type import EventType
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_constant import FLContextKey, FLMetaKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.fl_exception import UnsafeJobError
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.signal import Signal
+from nvflare.apis.utils.analytix_utils import create_analytic_dxo
+from nvflare.app_common.abstract.fl_model import MetaKey
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.executors.client_api.analytics import AnalyticsRelay
+from nvflare.app_common.executors.client_api.arguments import ALL_EXECUTION_MODES  # noqa: F401
+from nvflare.app_common.executors.client_api.arguments import (
+    ExecutionMode,
+    check_arguments,
+)
+from nvflare.app_common.executors.client_api.backend_spec import (
+    ABORT_CHECK_INTERVAL,
+    FAILURE_CAUSE_HEADER,
+    ClientAPIBackendContext,
+    ClientAPIBackendSpec,
+    TaskAborted,
+    TrainerError,
+    clip_cause,
+)
+from nvflare.app_common.widgets.convert_to_fed_event import FED_EVENT_PREFIX, ConvertToFedEvent
+from nvflare.security.logging import secure_format_exception, secure_format_traceback
+from nvflare.widgets.info_collector import InfoCollector
+
+FED_ANALYTIC_EVENT_TYPE = FED_EVENT_PREFIX + ANALYTIC_EVENT_TYPE
+
+
+class ClientAPIExecutor(Executor):
+    def __init__(
+        self,
+        execution_mode: str,
+        command: Optional[str] = None,
+        task_script_path: Optional[str] = None,
+        task_script_args: str = "",
+        launch_once: bool = True,
+        launch_timeout: Optional[float] = None,
+        shutdown_timeout: Optional[float] = None,
+        stop_grace_period: float = 30.0,
+        heartbeat_interval: float = 5.0,
+        heartbeat_timeout: float = 30.0,
+        task_wait_timeout: Optional[float] = None,
+        result_wait_timeout: Optional[float] = None,
+        train_task_name: str = AppConstants.TASK_TRAIN,
+        evaluate_task_name: str = AppConstants.TASK_VALIDATION,
+        submit_model_task_name: str = AppConstants.TASK_SUBMIT_MODEL,
+        train_with_evaluation: bool = False,
+        memory_gc_rounds: int = 0,
+        cuda_empty_cache: bool = False,
+        attach_timeout: Optional[float] = None,
+        allow_reconnect: bool = False,
+    ):
+        """Initializes the executor and checks every argument.
+
+        An argument that is set away from its default in a mode that ignores it is an error. Parameter formats are not
+        set here but by the job's client config keys `params_exchange_format`, `server_expected_format` and
+        `params_transfer_type`. All times are in seconds.
+
+        Args:
+            execution_mode (str): "in_process", "external_process" or "attach".
+            command (str, optional): external_process: the launch command; split into words, never given to a shell.
+            task_script_path (str, optional): in_process: the .py file to run, absolute or in the app's custom folder.
+            task_script_args (str): in_process: the script's arguments; split into words like a shell command.
+            launch_once (bool): external_process: one trainer for the whole job, or a new one per task.
+            launch_timeout (float, optional): external_process: launch to handshake. None: no limit while the process
+                lives.
+            shutdown_timeout (float, optional): external_process: time for a natural exit after an orderly end. None:
+                30.
+            stop_grace_period (float): external_process: from SIGTERM to SIGKILL.
+            heartbeat_interval (float): external_process, attach: between two heartbeats of the session.
+            heartbeat_timeout (float): external_process, attach: a session that is silent for longer is lost. 0 switches
+                the check off, in external_process only.
+            task_wait_timeout (float, optional): the trainer must accept a delivered task in this time. None: no limit.
+            result_wait_timeout (float, optional): the result of an accepted task must come in this time. None: no
+                limit.
+            train_task_name (str): the task for which `flare.is_train()` holds.
+            evaluate_task_name (str): the task for which `flare.is_evaluate()` holds.
+            submit_model_task_name (str): the task for which `flare.is_submit_model()` holds.
+            train_with_evaluation (bool): the result of a train task must carry metrics.
+            memory_gc_rounds (int): collect garbage in the trainer every so many rounds; 0: never.
+            cuda_empty_cache (bool): also empty the CUDA cache then.
+            attach_timeout (float, optional): attach: how long a task waits for a trainer. None: no limit.
+            allow_reconnect (bool): attach: whether a new trainer may take over from a lost one.
+
+        Raises:
+            ValueError: names the argument, its value and what is allowed.
+        """
+        given = dict(locals())
+        super().__init__()
+        # FedJob exports an argument from the attribute of the same name with an underscore.
+        self._execution_mode = execution_mode
+        for name, value in check_arguments(execution_mode, given, _DEFAULTS).items():
+            setattr(self, "_" + name, value)
+
+        self._analytics_fire_fed_event = False
+        self._backend: Optional[ClientAPIBackendSpec] = None
+        self._analytics: Optional[AnalyticsRelay] = None
+        self._turn = threading.Lock()  # held by the execute() call whose task the backend works on
+        self._stats = {"current_task": "", "tasks_done": 0, "tasks_failed": 0}
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext):
+        if event_type == EventType.START_RUN:
+            self._start(fl_ctx)
+        elif event_type in (EventType.END_RUN, EventType.SWAP_OUT):
+            # The simulator swaps a site out by ending its process, and fires no END_RUN there.
+            self._stop(fl_ctx)
+        else:
+            if self._analytics:
+                self._analytics.forward(event_type, fl_ctx)
+            if self._backend:
+                self._relay(event_type, fl_ctx)
+
+    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """Has the backend run one task; the result of a failure carries its cause in FAILURE_CAUSE_HEADER.
+
+        Calls that come at the same time are served one after another.
+
+        Raises:
+            UnsafeJobError: from the backend, as it is.
+        """
+        try:
+            with self._next_turn(abort_signal):
+                self._stats["current_task"] = task_name
+                result = self._execute(task_name, shareable, fl_ctx, abort_signal)
+                self._stats["tasks_done"] += 1
+                return result
+        except UnsafeJobError:
+            raise
+        except Exception as e:
+            if abort_signal.triggered:
+                return make_reply(ReturnCode.TASK_ABORTED)
+            # A typed error is its own explanation, anything else is a defect: show where.
+            cause = str(e) if isinstance(e, TrainerError) else secure_format_traceback()
+            return self._failure_reply(f"task {task_name!r} failed ({self._execution_mode}): {cause}", fl_ctx)
+        finally:
+            self._stats["current_task"] = ""
+
+    def _execute(self, task_name, shareable, fl_ctx, abort_signal) -> Shareable:
+        if self._backend is None:
+            raise TrainerError("the executor is not running")
+        # Read before the backend gets the shareable, which it may hand over for good.
+        current_round = shareable.get_header(AppConstants.CURRENT_ROUND)
+        shareable.set_header(FLMetaKey.JOB_ID, fl_ctx.get_job_id())
+        shareable.set_header(FLMetaKey.SITE_NAME, fl_ctx.get_identity_name())
+        result = self._backend.execute(task_name, shareable, fl_ctx, abort_signal)
+        if not isinstance(result, Shareable):
+            raise TrainerError(f"the result must be a Shareable, but is {type(result)}")
+        if self._train_with_evaluation and task_name == self._train_task_name:
+            self._check_metrics(result)
+        if current_round is not None:
+            result.set_header(AppConstants.CURRENT_ROUND, current_round)
+        if self._analytics:
+            self._analytics.flush(abort_signal)
+        return result
+
+    @staticmethod
+    def _check_metrics(result: Shareable) -> None:
+        if result.get_return_code() != ReturnCode.OK:
+            return
+        dxo = from_shareable(result)
+        if dxo.data_kind != DataKind.METRICS and not dxo.get_meta_prop(MetaKey.INITIAL_METRICS):
+            raise TrainerError("train_with_evaluation is set, but the script sent a model without metrics")
+
+    @contextmanager
+    def _next_turn(self, abort_signal: Signal):
+        while not self._turn.acquire(timeout=ABORT_CHECK_INTERVAL):
+            if abort_signal.triggered:
+                raise TaskAborted()
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    def _failure_reply(self, cause: str, fl_ctx: FLContext) -> Shareable:
+        self._stats["tasks_failed"] += 1
+        cause = clip_cause(cause)
+        self.log_error(fl_ctx, cause)
+        reply = make_reply(ReturnCode.EXECUTION_EXCEPTION)
+        reply.set_header(FAILURE_CAUSE_HEADER, cause)
+        return reply
+
+    def _start(self, fl_ctx: FLContext) -> None:
+        self.set_analytics_fire_fed_event(not self._job_converts_analytics(fl_ctx))
+        # A script may log before its first task, so the relay is there before the backend.
+        self._analytics = AnalyticsRelay(partial(self._fire_record, fl_ctx.get_engine()))
+        try:
+            backend = self._create_backend()
+            backend.initialize(self._build_backend_context(), fl_ctx)
+        except Exception as e:
+            self._stop(fl_ctx)
+            if not isinstance(e, TrainerError):
+                self.log_error(fl_ctx, secure_format_traceback())
+            cause = str(e) if isinstance(e, TrainerError) else secure_format_exception(e)
+            self.system_panic(clip_cause(f"{self.name} in mode {self._execution_mode} cannot start: {cause}"), fl_ctx)
+            return
+        self._backend = backend
+
+    def _stop(self, fl_ctx: FLContext) -> None:
+        backend, self._backend = self._backend, None
+        if backend:
+            try:
+                backend.finalize(fl_ctx)
+            except Exception:
+                self.log_error(fl_ctx, f"the backend did not end well: {secure_format_traceback()}")
+        if self._analytics:
+            self._analytics.close()
+            self._analytics = None
+
+    def _relay(self, event_type: str, fl_ctx: FLContext) -> None:
+        try:
+            if event_type == InfoCollector.EVENT_TYPE_GET_STATS:
+                self._report_stats(fl_ctx)
+            self._backend.handle_event(event_type, fl_ctx)
+        except Exception:
+            self.log_error(fl_ctx, f"event {event_type} was not handled: {secure_format_traceback()}", fire_event=False)
+
+    def _report_stats(self, fl_ctx: FLContext) -> None:
+        collector = fl_ctx.get_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR)
+        if collector:
+            metrics = {"metrics_sent": self._analytics.sent, "metrics_dropped": self._analytics.dropped}
+            info = {"mode": self._execution_mode, **self._stats, **metrics, **self._backend.stats()}
+            collector.set_info(group_name=ClientAPIExecutor.__name__, info=info)
+
+    # Analytics
+
+    def set_analytics_fire_fed_event(self, enabled: bool) -> None:
+        """Chooses what a log record becomes: a federated event (True), or a local one for ConvertToFedEvent (False)."""
+        self._analytics_fire_fed_event = bool(enabled)
+
+    def relay_log_record(self, record: dict) -> None:
+        """Takes one record of `flare.log` from the backend: delivered in order, and before the result of its task."""
+        analytics = self._analytics
+        if analytics:
+            analytics.submit(dict(record))  # a copy: a record on the DataBus is shared by all its subscribers
+
+    def _fire_record(self, engine, record: dict) -> None:
+        record["tag"] = record.pop("key")
+        with engine.new_context() as fl_ctx:
+            self.fire_log_analytics(fl_ctx, create_analytic_dxo(**record))
+
+    def fire_log_analytics(self, fl_ctx: FLContext, dxo: DXO) -> None:
+        """Fires one analytics event, on the caller's thread."""
+        data = dxo.to_shareable()
+        AnalyticsRelay.claim(data)
+        fl_ctx.set_prop(FLContextKey.EVENT_DATA, data, private=True, sticky=False)
+        if self._analytics_fire_fed_event:
+            self.fire_fed_event(FED_ANALYTIC_EVENT_TYPE, data, fl_ctx)
+        else:
+            self.fire_event(ANALYTIC_EVENT_TYPE, fl_ctx)
+
+    @staticmethod
+    def _job_converts_analytics(fl_ctx: FLContext) -> bool:
+        components = fl_ctx.get_engine().get_all_components().values()
+        converters = [c for c in components if isinstance(c, ConvertToFedEvent)]
+        return any(ANALYTIC_EVENT_TYPE in c.events_to_convert for c in converters)
+
+    # Backends
+
+    def _build_backend_context(self) -> ClientAPIBackendContext:
+        values = {field.name: getattr(self, "_" + field.name, self) for field in fields(ClientAPIBackendContext)}
+        return ClientAPIBackendContext(**values)
+
+    def _backend_registry(self) -> dict:
+        return {
+            ExecutionMode.IN_PROCESS: self._create_in_process_backend,
+            ExecutionMode.EXTERNAL_PROCESS: self._create_external_process_backend,
+            ExecutionMode.ATTACH: self._create_attach_backend,
+        }
+
+    def _create_backend(self) -> ClientAPIBackendSpec:
+        return self._backend_registry()[self._execution_mode]()
+
+    # Each import is late: a mode must not cost what only another one needs.
+
+    def _create_in_process_backend(self) -> ClientAPIBackendSpec:
+        from nvflare.app_common.executors.client_api.in_process_backend import InProcessBackend
+
+        return InProcessBackend()
+
+    def _create_external_process_backend(self) -> ClientAPIBackendSpec:
+        raise TrainerError("external_process is not available in this version")
+
+    def _create_attach_backend(self) -> ClientAPIBackendSpec:
+        raise TrainerError("attach is not available in this version")
+
+
+_DEFAULTS = {name: p.default for name, p in inspect.signature(ClientAPIExecutor.__init__).parameters.items()}
