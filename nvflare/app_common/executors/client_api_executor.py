@@ -36,7 +36,6 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.fl_exception import UnsafeJobError
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
-from nvflare.apis.utils.analytix_utils import create_analytic_dxo
 from nvflare.app_common.abstract.fl_model import MetaKey
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.executors.client_api.analytics import AnalyticsRelay
@@ -262,16 +261,15 @@ class ClientAPIExecutor(Executor):
         """Chooses what a log record becomes: a federated event (True), or a local one for ConvertToFedEvent (False)."""
         self._analytics_fire_fed_event = bool(enabled)
 
-    def relay_log_record(self, record: dict) -> None:
+    def relay_log_record(self, record: DXO) -> None:
         """Takes one record of `flare.log` from the backend: delivered in order, and before the result of its task."""
         analytics = self._analytics
         if analytics:
-            analytics.submit(dict(record))  # a copy: a record on the DataBus is shared by all its subscribers
+            analytics.submit(record)
 
-    def _fire_record(self, engine, record: dict) -> None:
-        record["tag"] = record.pop("key")
+    def _fire_record(self, engine, record: DXO) -> None:
         with engine.new_context() as fl_ctx:
-            self.fire_log_analytics(fl_ctx, create_analytic_dxo(**record))
+            self.fire_log_analytics(fl_ctx, record)
 
     def fire_log_analytics(self, fl_ctx: FLContext, dxo: DXO) -> None:
         """Fires one analytics event, on the caller's thread."""
@@ -313,7 +311,9 @@ class ClientAPIExecutor(Executor):
         return InProcessBackend()
 
     def _create_external_process_backend(self) -> ClientAPIBackendSpec:
-        raise TrainerError("external_process is not available in this version")
+        from nvflare.app_common.executors.client_api.external_process_backend import ExternalProcessBackend
+
+        return ExternalProcessBackend()
 
     def _create_attach_backend(self) -> ClientAPIBackendSpec:
         raise TrainerError("attach is not available in this version")

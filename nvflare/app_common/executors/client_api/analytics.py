@@ -26,6 +26,7 @@ import time
 from collections import deque
 from typing import Callable, Optional
 
+from nvflare.apis.dxo import DXO
 from nvflare.apis.fl_constant import EventScope, FedEventHeader, FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
@@ -56,7 +57,7 @@ _DIRECTION = "relay"
 class AnalyticsRelay:
     """An ordered queue of log records with one delivering thread."""
 
-    def __init__(self, fire: Callable[[dict], None]):
+    def __init__(self, fire: Callable[[DXO], None]):
         """Initializes the relay; no thread is started yet.
 
         Args:
@@ -72,7 +73,7 @@ class AnalyticsRelay:
         self._thread: Optional[threading.Thread] = None
         self._last_timestamp = 0.0
 
-    def submit(self, record: dict) -> None:
+    def submit(self, record: DXO) -> None:
         """Takes one record of `flare.log`; waits only while MAX_PENDING_RECORDS are pending."""
         with self._changed:
             wait_until(self._changed, lambda: self._closed or len(self._records) < MAX_PENDING_RECORDS)
@@ -120,7 +121,7 @@ class AnalyticsRelay:
             try:
                 self._fire(record)
             except Exception as e:  # the top of a thread: one bad record must not end it
-                self.logger.error(f"log record {record.get('key')!r} was dropped: {secure_format_exception(e)}")
+                self.logger.error(f"a log record was dropped: {secure_format_exception(e)}")
                 self.dropped += 1
             with self._changed:
                 if self._records:

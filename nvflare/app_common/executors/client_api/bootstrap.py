@@ -12,20 +12,26 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the trainer's Client API is told when it starts.
+"""What the trainer's Client API is told when it starts: its content, and the file that carries it to another process.
 
 The job's client config may set how parameters are exchanged (`recipe.add_client_config` writes these keys); the trainer
 converts formats and computes differences by them, in every execution mode alike.
 """
 
+import json
+import os
+import tempfile
 from enum import Enum
 from typing import Type
 
 from nvflare.apis.fl_constant import FLMetaKey, SystemConfigs
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext, TrainerError
+from nvflare.app_common.executors.client_api.trainer_pipe import CHANNEL, TrainerPipe
+from nvflare.app_common.utils.export_utils import update_export_props
 from nvflare.client.config import ConfigKey, ExchangeFormat, TransferType
 from nvflare.fuel.utils.config_service import ConfigService
+from nvflare.fuel.utils.constants import Mode
 
 PARAMS_EXCHANGE_FORMAT = "params_exchange_format"
 SERVER_EXPECTED_FORMAT = "server_expected_format"
@@ -64,3 +70,51 @@ def _choice(key: str, choices: Type[Enum], default: Enum) -> str:
     except ValueError:
         allowed = ", ".join(choice.value for choice in choices)
         raise TrainerError(f"{key} in the job's client config must be one of {allowed}, but is {value!r}") from None
+
+
+def session_bootstrap(config: dict, pipe_args: dict, fl_ctx: FLContext) -> dict:
+    """Returns what a trainer in another process needs to join a session: the site's credentials and the pipe.
+
+    Args:
+        config: from client_config().
+        pipe_args: of TrainerPipe, the mode excepted.
+        fl_ctx: the context.
+    """
+    exchange = {
+        **config[ConfigKey.TASK_EXCHANGE],
+        ConfigKey.PIPE_CHANNEL_NAME: CHANNEL,
+        ConfigKey.PIPE: {
+            ConfigKey.CLASS_NAME: f"{TrainerPipe.__module__}.{TrainerPipe.__name__}",
+            ConfigKey.ARG: {"mode": Mode.ACTIVE.value, **pipe_args},
+        },
+    }
+    content = {**config, ConfigKey.TASK_EXCHANGE: exchange}
+    update_export_props(content, fl_ctx)
+    return content
+
+
+def write_bootstrap(path: str, content: dict) -> None:
+    """Writes the bootstrap file, which holds credentials: readable by its owner only, and never half-written.
+
+    Raises:
+        TrainerError: the file cannot be written; names it and says why.
+    """
+    temp_path = None
+    try:
+        # mkstemp creates the file with mode 0600, before it has any content.
+        fd, temp_path = tempfile.mkstemp(prefix=".client_api_", dir=os.path.dirname(path))
+        with os.fdopen(fd, "w") as f:
+            json.dump(content, f)
+        os.replace(temp_path, path)
+    except OSError as e:
+        if temp_path:
+            remove_bootstrap(temp_path)
+        raise TrainerError(f"the trainer's bootstrap file {path} cannot be written: {e.strerror}") from e
+
+
+def remove_bootstrap(path: str) -> None:
+    """Removes the bootstrap file if it is there."""
+    try:
+        os.remove(path)
+    except OSError:
+        pass  # never written, or its folder is gone with the job's workspace

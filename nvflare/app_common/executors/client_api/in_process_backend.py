@@ -30,6 +30,7 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
+from nvflare.apis.utils.analytix_utils import create_analytic_dxo
 from nvflare.app_common.executors.client_api.backend_spec import (
     ClientAPIBackendContext,
     ClientAPIBackendSpec,
@@ -50,6 +51,7 @@ from nvflare.client.in_process.api import TOPIC_GLOBAL_RESULT, TOPIC_LOCAL_RESUL
 from nvflare.fuel.data_event.data_bus import DataBus
 from nvflare.fuel.data_event.event_manager import EventManager
 from nvflare.fuel.utils.log_utils import get_obj_logger
+from nvflare.security.logging import secure_format_exception
 
 # Seconds that the end of the job waits for a script that was told to stop.
 SCRIPT_STOP_TIMEOUT = 5.0
@@ -131,11 +133,11 @@ class InProcessBackend(ClientAPIBackendSpec):
         in_time = wait_until(exchange.changed, lambda: predicate() or self._has_ended(), abort_signal, timeout)
         if exchange.result is not None:
             return  # whatever has ended since, the result is good
-        if exchange.script_end is not None:
+        if self._has_ended():
+            # Both, if there are both: a script may fail because it was stopped.
+            how = ": ".join(reason for reason in (exchange.stop_reason, exchange.script_end) if reason is not None)
             hint = "" if self._runner.has_used_flare else "; it never called flare.init()"
-            raise TrainerError(f"no result was sent: {exchange.script_end}{hint}")
-        if exchange.stop_reason is not None:
-            raise TrainerError(f"no result was sent: {exchange.stop_reason}")
+            raise TrainerError(f"no result was sent: {how}{hint}")
         if not in_time:
             missing = "asked for the task" if exchange.delivered is not None else "sent a result"
             raise TrainerError(f"{self._runner.name} has not {missing} in {timeout} s ({timeout_argument})")
@@ -148,7 +150,14 @@ class InProcessBackend(ClientAPIBackendSpec):
             self.logger.warning("a result was dropped: its task is over (timed out, aborted, or answered before)")
 
     def _on_log(self, topic: str, record: dict, data_bus: DataBus) -> None:
-        self._context.executor.relay_log_record(record)
+        fields = dict(record)  # a copy: all subscribers of the topic share the record
+        key = fields.pop("key")
+        try:
+            dxo = create_analytic_dxo(tag=key, **fields)
+        except (TypeError, ValueError) as e:  # of a wrong type; the DataBus would hide it
+            self.logger.error(f"log record {key!r} was dropped: {secure_format_exception(e)}")
+            return
+        self._context.executor.relay_log_record(dxo)
 
     def stats(self) -> dict:
         exchange = self._exchange

@@ -26,11 +26,13 @@ import shlex
 import sys
 import threading
 import traceback
+import weakref
 from contextlib import ExitStack
 from functools import partial
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import nvflare.client.api as client_api
+from nvflare.apis.analytix import AnalyticsDataType
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.fl_model import FLModel
@@ -55,6 +57,10 @@ from nvflare.security.logging import secure_format_traceback
 
 # Lines of a script's traceback that travel as the cause.
 TRACEBACK_LINES = 20
+
+# Threads of scripts that ignored the end of their job. flare finds its API by a global, so that they would train, and
+# answer, for the next job in this process.
+_abandoned_threads = weakref.WeakSet()
 
 
 class TaskExchange:
@@ -153,7 +159,12 @@ class InProcessTrainerAPI(InProcessClientAPI):
         self._receive_task(None)
         return not self.stop and self.fl_model is not None
 
+    def log(self, key: str, value: Any, data_type: AnalyticsDataType, **kwargs) -> None:
+        self._check_caller()
+        super().log(key, value, data_type, **kwargs)
+
     def send(self, model: FLModel, clear_cache: bool = True) -> None:
+        self._check_caller()
         if self.stop:
             self.logger.info(f"nothing was sent: {self.stop_reason}")
             return
@@ -162,7 +173,13 @@ class InProcessTrainerAPI(InProcessClientAPI):
     def shutdown(self) -> None:
         self._on_stop(TOPIC_STOP, "the script called flare.shutdown()", self.data_bus)
 
+    @staticmethod
+    def _check_caller() -> None:
+        if threading.current_thread() in _abandoned_threads:
+            raise RuntimeError("the job of this script has ended")
+
     def _receive_task(self, timeout: Optional[float]) -> None:
+        self._check_caller()
         self.script_threads.add(threading.current_thread())
         received = self._exchange.receive(lambda: self.stop or self.fl_model is not None, timeout)
         if self.stop:
@@ -298,9 +315,10 @@ def unsubscribe_all(owner: object) -> None:
                 data_bus.unsubscribe(topic, callback)
 
 
-def forget_api(api: InProcessClientAPI) -> None:
+def forget_api(api: InProcessTrainerAPI) -> None:
     """Removes every trace of the API from the process, so that the next job's flare.init() finds its own."""
     data_bus = DataBus()
+    _abandoned_threads.update(api.script_threads)
     unsubscribe_all(api)
     if data_bus.get_data(CLIENT_API_KEY) is api:
         data_bus.data_store.pop(CLIENT_API_KEY)

@@ -1,0 +1,273 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Launches the training command, feeds it tasks over a session, and ends its process tree.
+
+    initialize: bootstrap file -> process -> (the script calls flare.init()) -> session READY
+    execute:    a READY session, launched anew if there is none; task -> result
+    finalize:   END to the trainer, natural exit, SIGTERM, SIGKILL, nothing is left
+
+One `_Trainer` is one process with its session and bootstrap file: TrainerProcess knows no protocol, TrainerSession
+knows no process, and here the end of the one becomes the loss of the other, with the cause.
+"""
+
+import os
+import threading
+import time
+from contextlib import ExitStack
+from typing import Optional
+
+from nvflare.apis.fl_constant import ConnPropKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+from nvflare.app_common.executors.client_api.backend_spec import (
+    ABORT_CHECK_INTERVAL,
+    ClientAPIBackendContext,
+    ClientAPIBackendSpec,
+    TaskAborted,
+    TrainerError,
+)
+from nvflare.app_common.executors.client_api.bootstrap import (
+    client_config,
+    remove_bootstrap,
+    session_bootstrap,
+    write_bootstrap,
+)
+from nvflare.app_common.executors.client_api.trainer_pipe import TrainerPipe
+from nvflare.app_common.executors.client_api.trainer_process import (
+    TrainerLaunchError,
+    TrainerProcess,
+    TreeUsage,
+    launch_environment,
+    split_command,
+)
+from nvflare.app_common.executors.client_api.trainer_session import SessionState, TrainerSession, new_session_keys
+from nvflare.client.constants import CLIENT_API_CONFIG
+from nvflare.fuel.data_event.utils import get_scope_property
+from nvflare.fuel.utils.constants import Mode
+from nvflare.fuel.utils.log_utils import get_obj_logger
+
+DEFAULT_SHUTDOWN_TIMEOUT = 30.0
+# So many trainers in a row that ended without a result end the job.
+MAX_FAILURES = 3
+# CPU seconds that a tree must have used in a heartbeat timeout to count as alive.
+MIN_CPU_SECONDS = 0.02
+
+
+class _Trainer:
+    """One launch: a process, its session and its bootstrap file."""
+
+    def __init__(self, context: ClientAPIBackendContext, fl_ctx: FLContext, number: int):
+        self._context = context
+        self._job_id = fl_ctx.get_job_id()
+        self._launched = time.monotonic()
+        self._usage = TreeUsage(0.0, False)  # when the present silence of the trainer began
+        self._last_silence = 0.0
+        self._bootstrap = os.path.join(fl_ctx.get_workspace().get_app_config_dir(self._job_id), CLIENT_API_CONFIG)
+        self._pipe_args = _pipe_args(context, fl_ctx)
+        self.process = TrainerProcess(stop_grace_period=context.stop_grace_period, on_exit=self._handle_exit)
+        self.session = TrainerSession(
+            TrainerPipe(mode=Mode.PASSIVE.value, **self._pipe_args),
+            f"{self._job_id}/{number}",
+            context.task_wait_timeout,
+            context.result_wait_timeout,
+            context.executor.relay_log_record,
+            self._find_frozen,
+        )
+
+    def launch(self, config: dict, fl_ctx: FLContext) -> None:
+        """Starts the process; on failure nothing of it is left.
+
+        Raises:
+            TrainerError: it cannot be started, and why.
+        """
+        argv = split_command(self._context.command)
+        with ExitStack() as undo:
+            undo.callback(self.stop)
+            self.session.open()
+            write_bootstrap(self._bootstrap, session_bootstrap(config, self._pipe_args, fl_ctx))
+            try:
+                self.process.start(argv, fl_ctx.get_workspace().get_app_dir(self._job_id), launch_environment(fl_ctx))
+            except TrainerLaunchError as e:
+                raise TrainerError(f"command {self._context.command!r} cannot be launched: {e}") from e
+            undo.pop_all()
+
+    def wait_ready(self, abort_signal: Signal) -> None:
+        """Waits until the script has called flare.init().
+
+        Raises:
+            TrainerError: it ended before, or did not do so within the launch timeout.
+        """
+        limit = self._context.launch_timeout
+        remaining = None if limit is None else max(0.0, self._launched + limit - time.monotonic())
+        if not self.session.wait_ready(abort_signal, remaining):
+            tail = _indented(self.process.output_tail())
+            raise TrainerError(f"the trainer did not call flare.init() within {limit} s (launch_timeout){tail}")
+
+    def stop(self, reason: str = "the trainer is stopped") -> None:
+        """Ends the process and the session, and removes the bootstrap file. Bounded, idempotent.
+
+        A trainer that waits for its next task is told to end and gets the shutdown timeout to do so; one that is in the
+        middle of something gets SIGTERM at once.
+        """
+        is_idle = self.session.state is SessionState.READY
+        limit = self._context.shutdown_timeout
+        self.session.end(reason)
+        self.process.stop((DEFAULT_SHUTDOWN_TIMEOUT if limit is None else limit) if is_idle else 0.0)
+        self.session.close()
+        remove_bootstrap(self._bootstrap)
+
+    def _handle_exit(self, how: str) -> None:
+        state = self.session.state
+        when = f"while it was {state.value}"
+        if state in (SessionState.CREATED, SessionState.WAITING):
+            when = "before it called flare.init()"
+        self.session.lose(f"the trainer ended {when}: {how}{_indented(self.process.output_tail())}")
+
+    def _find_frozen(self, silence: float) -> str:
+        """Tells why a trainer that was silent for so many seconds must be frozen, or "" if it need not be.
+
+        Late heartbeats alone prove nothing: a C call may hold the interpreter for minutes, and uses the CPU meanwhile.
+        """
+        usage = self.process.cpu_and_state()
+        if silence < self._last_silence or not self._last_silence:
+            self._usage = usage
+        self._last_silence = silence
+        limit = self._context.heartbeat_timeout
+        if silence <= limit:
+            return ""
+        if usage.is_stopped:
+            return f"the trainer is frozen: its processes have been stopped for {limit} s (SIGSTOP?)"
+        if usage.cpu_seconds - self._usage.cpu_seconds < MIN_CPU_SECONDS:
+            return f"the trainer is frozen: no heartbeat and no use of the CPU for {limit} s (a deadlock?)"
+        self._usage, self._last_silence = usage, 0.0
+        return ""
+
+
+class ExternalProcessBackend(ClientAPIBackendSpec):
+    """Owns a trainer process: one for the whole job, or one per task."""
+
+    def __init__(self):
+        self.logger = get_obj_logger(self)
+        self._context: Optional[ClientAPIBackendContext] = None
+        self._config = {}  # of the trainer's Client API
+        self._trainer: Optional[_Trainer] = None
+        self._teardown: Optional[threading.Thread] = None  # of the trainer before
+        self._launches = 0
+        self._failures = 0  # in a row
+        self._is_ending = False
+
+    def initialize(self, context: ClientAPIBackendContext, fl_ctx: FLContext) -> None:
+        self._context = context
+        self._config = client_config(context, fl_ctx)
+        if context.launch_once:
+            self._launch(fl_ctx)
+
+    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        try:
+            trainer = self._ready_trainer(fl_ctx, abort_signal)
+            result = trainer.session.execute(task_name, shareable, fl_ctx, abort_signal)
+        except TrainerError as e:
+            self._note_failure(str(e), fl_ctx)
+            raise
+        finally:
+            if not self._context.launch_once:
+                self._retire()
+        self._failures = 0
+        return result
+
+    def _ready_trainer(self, fl_ctx: FLContext, abort_signal: Signal) -> _Trainer:
+        if self._trainer and self._trainer.session.has_ended:
+            self._retire()
+        while self._teardown and self._teardown.is_alive():
+            if abort_signal.triggered:
+                raise TaskAborted()
+            self._teardown.join(ABORT_CHECK_INTERVAL)
+        if self._is_ending:
+            raise TrainerError("the job ends")
+        if self._trainer is None:
+            self._launch(fl_ctx)
+        trainer = self._trainer
+        try:
+            trainer.wait_ready(abort_signal)
+        except TrainerError:
+            self._retire()
+            raise
+        return trainer
+
+    def _launch(self, fl_ctx: FLContext) -> None:
+        self._launches += 1
+        trainer = _Trainer(self._context, fl_ctx, self._launches)
+        trainer.launch(self._config, fl_ctx)
+        self._trainer = trainer
+        self.logger.info(f"trainer {self._launches} is process {trainer.process.pid}: {self._context.command}")
+
+    def _retire(self) -> None:
+        """Has the present trainer stopped, without waiting for that: the result of its task need not."""
+        trainer, self._trainer = self._trainer, None
+        if trainer:
+            self._teardown = threading.Thread(target=trainer.stop, name="client_api_teardown", daemon=True)
+            self._teardown.start()
+
+    def _note_failure(self, cause: str, fl_ctx: FLContext) -> None:
+        self._failures += 1
+        if self._failures == MAX_FAILURES and not self._is_ending:
+            first_line = cause.splitlines()[0]
+            self._context.executor.system_panic(
+                f"{MAX_FAILURES} tasks in a row failed in external_process, the last one: {first_line}", fl_ctx
+            )
+
+    def stats(self) -> dict:
+        trainer = self._trainer
+        if trainer is None:
+            return {"state": "no trainer", "launches": self._launches}
+        return {
+            "state": trainer.session.state.value,
+            "pid": trainer.process.pid,
+            "launches": self._launches,
+            "heartbeat_age": round(trainer.session.heartbeat_age(), 1),
+        }
+
+    def finalize(self, fl_ctx: FLContext) -> None:
+        self._is_ending = True
+        self._retire_and_wait()
+
+    def _retire_and_wait(self) -> None:
+        trainer, self._trainer = self._trainer, None
+        if trainer:
+            trainer.stop("the job ends")
+        if self._teardown:
+            self._teardown.join()
+
+
+def _pipe_args(context: ClientAPIBackendContext, fl_ctx: FLContext) -> dict:
+    """Returns the arguments of both ends of a new session's pipe."""
+    core_cell = fl_ctx.get_engine().get_cell().core_cell
+    site_name = fl_ctx.get_identity_name()
+    # The simulator has no connection properties; elsewhere an empty URL means "through the client parent".
+    is_simulated = not get_scope_property(site_name, ConnPropKey.ROOT_CONN_PROPS)
+    return {
+        "site_name": site_name,
+        "root_url": core_cell.root_url if is_simulated else "",
+        "secure_mode": core_cell.secure,
+        "workspace": fl_ctx.get_workspace().get_root_dir(),
+        "heartbeat_interval": context.heartbeat_interval,
+        "heartbeat_timeout": context.heartbeat_timeout,
+        **new_session_keys(),
+    }
+
+
+def _indented(output: str) -> str:
+    return "; its last output:" + "".join(f"\n  {line}" for line in output.splitlines()) if output else ""

@@ -1,0 +1,321 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The process between a client job process (CJ) and the user's command: the whole tree ends when it should.
+
+The CJ starts this file as a script, with the environment of the command, in a new session. The guard starts the
+command in a session of its own and stays its parent. Data flow:
+- stdin is the lifeline: only the CJ holds its other end. A line "stop SECONDS" orders SIGTERM to all and SIGKILL that
+  much later; end of file means that the CJ is gone, however it died, and orders the same with the grace period.
+- the status pipe carries one line per event to the CJ: "pid N", "error STAGE ERRNO", "exit WAITSTATUS", "term COUNT",
+  "kill COUNT", "gone".
+- stdout and stderr go from the command straight to the CJ.
+On Linux the guard is a child subreaper, so that every orphan of the tree becomes its child, and the kernel kills the
+command should the guard be killed. A tag in the environment finds the tree without the guard: the CJ imports
+`find_tree` and `end_tree` for that. Only cheap imports here: they delay every launch.
+"""
+
+import os
+import select
+import signal
+import sys
+import time
+from collections import namedtuple
+
+TAG_NAME = "NVFLARE_TRAINER_TAG"
+KILL_LIMIT = 1.5  # seconds in which SIGKILLed processes are expected to vanish
+RESCAN_INTERVAL = 0.05  # seconds: catches what was forked during a scan, and kernels without pidfd
+LIFELINE = 0
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+HAS_PROC = os.path.exists("/proc/self/stat")
+
+# state is the letter of /proc/PID/stat; start_time and cpu are in clock ticks, cpu includes reaped children.
+Process = namedtuple("Process", "pid ppid state start_time cpu")
+
+
+def read_process(pid):
+    """Returns the Process of a pid, None if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as f:
+            data = f.read()
+    except OSError:
+        return None
+    fields = data[data.rindex(b")") + 2 :].split()  # the name before it may contain anything
+    return Process(pid, int(fields[1]), fields[0].decode(), int(fields[19]), sum(map(int, fields[11:15])))
+
+
+def _is_tagged(pid, entry):
+    try:
+        with open(f"/proc/{pid}/environ", "rb", buffering=0) as f:
+            return entry in f.read()
+    except OSError:
+        return False  # gone, or another user's
+
+
+def find_tree(tag):
+    """Finds the living processes that carry the tag, and their descendants, except the caller.
+
+    A process that overwrote its environment is found through its parent, an orphan through its tag.
+
+    Args:
+        tag (str): value of TAG_NAME in the environment of the tree.
+
+    Returns:
+        A list of Process; empty where there is no /proc.
+    """
+    if not HAS_PROC:
+        return []
+    processes = [p for p in map(read_process, (int(name) for name in os.listdir("/proc") if name.isdigit())) if p]
+    entry = f"{TAG_NAME}={tag}".encode()
+    children = {}
+    for process in processes:
+        children.setdefault(process.ppid, []).append(process)
+    found = {}
+    pending = [p for p in processes if p.state not in "ZX" and _is_tagged(p.pid, entry)]
+    while pending:
+        process = pending.pop()
+        if process.pid not in found:
+            found[process.pid] = process
+            pending.extend(children.get(process.pid, ()))
+    return [p for p in found.values() if p.state not in "ZX" and p.pid != os.getpid()]
+
+
+def _open_pidfd(pid):
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None  # gone, or no pidfd on this platform
+
+
+def send_signal(process, *signums):
+    """Signals a Process, and never a later one with the same pid.
+
+    Returns:
+        A pidfd, for the caller to close, if the process was there and the platform has pidfds; else None.
+    """
+    pidfd = _open_pidfd(process.pid)
+    # The pidfd pins whatever has the pid now; the start time tells whether that is still the process of the scan.
+    current = read_process(process.pid)
+    if current and current.start_time == process.start_time:
+        try:
+            for signum in signums:
+                if pidfd is None:
+                    os.kill(process.pid, signum)
+                else:
+                    signal.pidfd_send_signal(pidfd, signum)
+            return pidfd
+        except OSError:
+            pass  # just gone, or another user's
+    if pidfd is not None:
+        os.close(pidfd)
+    return None
+
+
+def signal_tree(tag, group, *signums):
+    """Signals every process of a tree (without /proc: the process group) once.
+
+    Returns:
+        (pidfds, number of processes found); the caller closes the pidfds.
+    """
+    if not HAS_PROC:
+        try:
+            for signum in signums:
+                os.killpg(group, signum)
+        except OSError:
+            return [], 0
+        return [], 1
+    tree = find_tree(tag)
+    return [fd for fd in (send_signal(process, *signums) for process in tree) if fd is not None], len(tree)
+
+
+def end_tree(tag, group, limit=KILL_LIMIT):
+    """SIGKILLs a tree until nothing of it lives, what is forked meanwhile included.
+
+    Args:
+        tag (str): value of TAG_NAME in the environment of the tree.
+        group (int): process group of the command, for platforms without /proc.
+        limit (float): seconds.
+
+    Returns:
+        (number of processes found at first, whether none lives any more)
+    """
+    deadline = time.monotonic() + limit
+    first = None
+    while True:
+        pidfds, count = signal_tree(tag, group, signal.SIGKILL)
+        first = count if first is None else first
+        poller = select.poll()
+        for pidfd in pidfds:
+            poller.register(pidfd, select.POLLIN)
+        try:
+            if count == 0 or not HAS_PROC:
+                return first, True
+            if time.monotonic() >= deadline:
+                return first, False
+            poller.poll(RESCAN_INTERVAL * 1000)  # returns as soon as one of them has died
+        finally:
+            for pidfd in pidfds:
+                os.close(pidfd)
+
+
+def _load_prctl():
+    """Returns prctl(option, value) -> 0 if it worked, or a function that never works."""
+    if sys.platform == "linux":
+        try:
+            import ctypes
+
+            libc_prctl = ctypes.CDLL(None).prctl
+            return lambda option, value: libc_prctl(option, ctypes.c_ulong(value), 0, 0, 0)
+        except (ImportError, OSError, AttributeError):
+            pass
+    return lambda option, value: -1
+
+
+class Guard:
+    """Starts one command and outlives its tree. Single-threaded: all events meet in `run`."""
+
+    def __init__(self, status_fd, grace, tag):
+        self.status_fd = status_fd
+        self.grace = grace
+        self.tag = tag
+        self.leader = None  # pid of the command, also its process group
+        self.deadline = None  # time of the next SIGKILL; None: nobody has ordered a stop
+        self.prctl = _load_prctl()
+        self.is_subreaper = self.prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
+
+    def report(self, *words):
+        try:
+            os.write(self.status_fd, (" ".join(map(str, words)) + "\n").encode())
+        except OSError:
+            pass  # the CJ is gone; the lifeline says so
+
+    def start(self, cwd, command):
+        """Starts the command. Reports its pid, or the stage and errno of the failure; returns whether it runs."""
+        errors, child_errors = os.pipe()
+        self.leader = os.fork()
+        if self.leader == 0:
+            self._become(cwd, command, child_errors)
+        os.close(child_errors)
+        failure = os.read(errors, 100).decode()  # end of file when exec has closed the other end
+        os.close(errors)
+        if failure:
+            os.waitpid(self.leader, 0)
+        self.report("error" if failure else "pid", failure or self.leader)
+        return not failure
+
+    def _become(self, cwd, command, errors):
+        guard, stage = os.getppid(), "start"
+        try:
+            os.setsid()
+            self.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != guard:
+                os._exit(127)  # the guard died before the line above
+            for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+                signal.signal(signum, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            os.dup2(os.open(os.devnull, os.O_RDONLY), LIFELINE)
+            stage = "cwd"
+            os.chdir(cwd)
+            stage = "command"
+            os.execvp(command[0], command)
+        except OSError as e:
+            os.write(errors, f"{stage} {e.errno}".encode())
+        finally:
+            os._exit(127)
+
+    def run(self):
+        """Serves events until no process of the tree remains."""
+        wakeups = os.pipe()
+        for fd in wakeups:
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(wakeups[1], warn_on_full_buffer=False)
+        poller = select.poll()
+        handlers = {LIFELINE: self._on_lifeline, wakeups[0]: self._on_signal}
+        # A copy of the lifeline in a forked child of the CJ must not hide the CJ's death.
+        cj = _open_pidfd(os.getppid())
+        if cj is not None:
+            handlers[cj] = self._on_cj_end
+        for fd in handlers:
+            poller.register(fd, select.POLLIN)
+        while self._reap():
+            timeout = None if self.deadline is None else max(0.0, self.deadline - time.monotonic()) * 1000 + 1
+            for fd, _ in poller.poll(timeout):
+                if not handlers[fd](fd):
+                    poller.unregister(fd)
+            if self.deadline is not None and time.monotonic() >= self.deadline:
+                self._kill()
+        if self.deadline is not None and not self.is_subreaper:
+            self._kill()  # orphans went to init
+        self.report("gone")
+
+    def _reap(self):
+        """Reaps every ended child; returns whether there are others. A subreaper without children has no tree."""
+        while True:
+            try:
+                pid, wait_status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if pid == self.leader:
+                self.report("exit", wait_status)
+
+    def _on_lifeline(self, fd):
+        orders = os.read(fd, 4096).decode().split("\n")[:-1]
+        for order in orders:
+            self._stop(float(order.split()[1]))
+        return bool(orders) or self._on_cj_end(fd)
+
+    def _on_cj_end(self, _fd):
+        self._stop(self.grace)
+        return False
+
+    def _on_signal(self, fd):
+        if signal.SIGTERM in os.read(fd, 512):
+            self._stop(self.grace)
+        return True
+
+    def _stop(self, grace):
+        deadline = time.monotonic() + grace
+        if self.deadline is None:
+            # SIGCONT: a stopped process would never see the SIGTERM.
+            pidfds, count = signal_tree(self.tag, self.leader, signal.SIGTERM, signal.SIGCONT)
+            for pidfd in pidfds:
+                os.close(pidfd)
+            self.report("term", count)
+            self.deadline = deadline
+        self.deadline = min(self.deadline, deadline)
+
+    def _kill(self):
+        count, _ = end_tree(self.tag, self.leader)
+        self.report("kill", count)
+        self.deadline = time.monotonic() + KILL_LIMIT  # once more, for what the kernel could not end yet
+
+
+def main(args):
+    status_fd, grace, cwd, command = int(args[0]), float(args[1]), args[2], args[3:]
+    os.set_inheritable(status_fd, False)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for signum in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
+    for signum in (signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(signum, lambda *_: None)  # the wakeup fd tells
+    guard = Guard(status_fd, grace, os.environ[TAG_NAME])
+    if guard.start(cwd, command):
+        guard.run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,331 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""One launch: the process tree of a command, from its start until nothing of it is left, as its owner sees it.
+
+OwnedTree starts process_guard.py as a child of the client job process (CJ), and the guard starts the command. Three
+pipes lead to the guard: the lifeline (orders; the kernel closes it when the CJ dies), the status pipe (one line per
+event) and the output of command and guard. One thread reads both of the latter, so that what was written before an exit
+is known when the exit is told; it alone changes the status, until `stop` closes the book. The owner gets lines and the
+exit through two callbacks, and waits on one condition. Standard library only; no protocol is known here.
+
+Borrowed: the ladder of `stop` from jupyter_client's kernel shutdown, the role of OwnedTree from torch elastic's
+SubprocessHandler, a launch that leaves nothing behind from trio's `_open_process`.
+"""
+
+import errno
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from contextlib import ExitStack
+from enum import Enum
+from typing import TYPE_CHECKING, Callable, List, Mapping, NamedTuple, Optional, Sequence
+
+from nvflare.app_common.executors.client_api import process_guard
+
+if TYPE_CHECKING:
+    from nvflare.app_common.executors.client_api.trainer_process import OutputLines
+
+logger = logging.getLogger(__name__)
+
+LAUNCH_LIMIT = 60.0  # seconds from the start of the guard to that of the command: tens of ms, or a thrashing machine
+GUARD_LIMIT = 2 * process_guard.KILL_LIMIT  # seconds after the grace period before a guard counts as deaf
+READ_BYTES = 65536  # as much as a pipe holds
+DRAIN_READS = 16  # reads at an exit: more than a pipe holds, and an end to it while a descendant floods
+
+
+class TrainerLaunchError(RuntimeError):
+    """The command could not be started; the text says what and why."""
+
+
+class CommandNotFoundError(TrainerLaunchError):
+    """There is no such command, or no interpreter for it."""
+
+
+class CommandNotExecutableError(TrainerLaunchError):
+    """The command exists, but the system does not execute it."""
+
+
+class WorkingDirectoryError(TrainerLaunchError):
+    """The working directory cannot be entered."""
+
+
+class ProcessStatus(str, Enum):
+    NEW = "new"
+    STARTING = "starting"
+    RUNNING = "running"
+    EXITED = "exited"  # the command has ended, descendants may be left
+    STOPPED = "stopped"  # nothing is left
+
+
+_MOVES = {
+    ProcessStatus.STARTING: {ProcessStatus.RUNNING, ProcessStatus.STOPPED},
+    ProcessStatus.RUNNING: {ProcessStatus.EXITED, ProcessStatus.STOPPED},
+    ProcessStatus.EXITED: {ProcessStatus.STOPPED},
+    ProcessStatus.STOPPED: set(),
+}
+
+
+_ENDED = {ProcessStatus.EXITED, ProcessStatus.STOPPED}
+
+
+class TreeUsage(NamedTuple):
+    cpu_seconds: float  # of all processes, ended ones included
+    is_stopped: bool  # there are processes, and a signal (SIGSTOP, a debugger) has stopped every one
+
+
+def describe_exit(returncode: int) -> str:
+    """Returns "exit code 3" or "killed by SIGKILL" for a return code as subprocess has it."""
+    if returncode >= 0:
+        return f"exit code {returncode}"
+    try:
+        return f"killed by {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"killed by signal {-returncode}"
+
+
+class OwnedTree:
+    """One launch: the guard, the command and all its descendants, and the thread that watches them."""
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        cwd: str,
+        env: Mapping[str, str],
+        grace: float,
+        output: "OutputLines",
+        on_line: Callable[[str], None],
+        on_exit: Callable[[str], None],
+    ):
+        """Starts the guard; whether it could start the command is known when the status is no longer STARTING.
+
+        Args:
+            argv (Sequence[str]): the command and its arguments.
+            cwd (str): its working directory.
+            env (Mapping[str, str]): its environment, to which the tag is added.
+            grace (float): seconds from the death of this process to SIGKILL.
+            output (OutputLines): bounds what becomes a line.
+            on_line (Callable[[str], None]): receives each line, on the watching thread.
+            on_exit (Callable[[str], None]): receives exit_text() once a started command has ended, on the same thread.
+
+        Raises:
+            TrainerLaunchError: the guard could not be started; nothing is left.
+        """
+        self.pid: Optional[int] = None
+        self.returncode: Optional[int] = None
+        self.error: Optional[TrainerLaunchError] = None
+        self.status = ProcessStatus.STARTING
+        self.output = output
+        self._command = (argv, cwd)
+        self._hooks = (on_line, on_exit)
+        self._changed = threading.Condition()
+        self._tag = uuid.uuid4().hex
+        self._since = time.monotonic()  # the launch, later the stop
+        self._guard, self._status_fd = self._start_guard(env, grace)
+        self._thread = threading.Thread(target=self._watch, name=f"trainer-watch-{self._guard.pid}", daemon=True)
+        self._thread.start()
+
+    def _start_guard(self, env, grace):
+        argv, cwd = self._command
+        status_fd, guard_status_fd = os.pipe()
+        with ExitStack() as on_failure:
+            on_failure.callback(os.close, status_fd)
+            try:
+                guard = subprocess.Popen(
+                    [sys.executable, "-I", "-S", process_guard.__file__, str(guard_status_fd), str(grace), cwd, *argv],
+                    bufsize=0,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    env={**env, process_guard.TAG_NAME: self._tag},
+                    pass_fds=(guard_status_fd,),
+                    start_new_session=True,
+                )
+            except (OSError, ValueError, TypeError) as e:
+                raise TrainerLaunchError(f"cannot start the process guard of {argv[0]!r}: {e}") from e
+            finally:
+                os.close(guard_status_fd)
+            on_failure.pop_all()
+        os.set_blocking(guard.stdout.fileno(), False)
+        return guard, status_fd
+
+    def wait_started(self) -> None:
+        """Returns when the command runs; raises TrainerLaunchError, with nothing left, when it does not."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.status is not ProcessStatus.STARTING, LAUNCH_LIMIT):
+                self.error = TrainerLaunchError(f"{self._command[0][0]!r} was not started within {LAUNCH_LIMIT} s")
+        if self.error:
+            self.stop(0.0, 0.0)
+            raise self.error
+
+    def wait_exit(self, timeout: Optional[float]) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self.status in _ENDED, timeout)
+
+    def exit_text(self) -> str:
+        if self.error or self.returncode is not None:
+            return str(self.error or describe_exit(self.returncode))
+        guard_returncode = self._guard.returncode
+        return (
+            f"its process guard ended: {'no answer' if guard_returncode is None else describe_exit(guard_returncode)}"
+        )
+
+    def usage(self) -> TreeUsage:
+        tree = process_guard.find_tree(self._tag)
+        states = [process.state for process in tree if process.pid != self._guard.pid]
+        ticks = sum(process.cpu for process in tree)
+        return TreeUsage(ticks / os.sysconf("SC_CLK_TCK"), bool(states) and all(state in "Tt" for state in states))
+
+    def stop(self, shutdown_timeout: float, grace: float) -> None:
+        """The ladder: natural exit, SIGTERM, SIGKILL (both by the guard), and past a deaf guard. Always reaped."""
+        self._since = time.monotonic()
+        self._guard.send_signal(signal.SIGCONT)  # a stopped guard could neither report nor obey
+        if not self.wait_exit(shutdown_timeout):
+            self._log("no exit by itself")
+        self._order_stop(grace)
+        self._thread.join(grace + GUARD_LIMIT)
+        if self._thread.is_alive():
+            self._log("the process guard does not answer: SIGKILL to all")
+            self._guard.kill()
+        _, is_clean = process_guard.end_tree(self._tag, self.pid)
+        self._thread.join(GUARD_LIMIT)
+        with self._changed:
+            self._move(ProcessStatus.STOPPED, "nothing is left" if is_clean else "processes survive SIGKILL")
+
+    def _order_stop(self, grace: float) -> None:
+        with self._changed:
+            if not self._guard.stdin.closed:
+                try:
+                    self._guard.stdin.write(f"stop {grace}\n".encode())
+                except BrokenPipeError:
+                    pass  # the guard has just ended
+
+    def _watch(self) -> None:
+        try:
+            self._serve()
+        except Exception:
+            logger.exception(f"trainer process {self.pid}: the watch failed")
+        finally:
+            self._settle()
+
+    def _serve(self) -> None:
+        poller = select.poll()
+        poller.register(self._status_fd, select.POLLIN)
+        poller.register(self._guard.stdout, select.POLLIN)
+        while True:
+            ready = [fd for fd, _ in poller.poll(1000 if self.output.is_dropping else None)]
+            if self._status_fd in ready:
+                reports = os.read(self._status_fd, READ_BYTES).decode()
+                if not reports:
+                    return
+                for report in reports.splitlines():
+                    self._on_report(*report.split())
+            self._pump()
+
+    def _pump(self) -> bool:
+        """Logs one read of output; returns whether there was any."""
+        data = self._guard.stdout.read(READ_BYTES)  # None: nothing there now; b"": no writer is left
+        self._log_lines(self.output.feed(data or b"", time.monotonic()))
+        return bool(data)
+
+    def _drain(self) -> None:
+        for _ in range(DRAIN_READS):
+            if not self._pump():
+                return
+
+    def _log_lines(self, lines: List[str]) -> None:
+        on_line, _ = self._hooks
+        for line in lines:
+            _call(on_line, line)
+
+    def _on_report(self, event: str, *values: str) -> None:
+        if event == "pid":
+            with self._changed:
+                self.pid = int(values[0])
+                self._move(ProcessStatus.RUNNING, f"pid {self.pid}, guard {self._guard.pid}")
+        elif event == "error":
+            self.error = _launch_error(*self._command, values[0], int(values[1]))
+        elif event == "exit":
+            self.returncode = os.waitstatus_to_exitcode(int(values[0]))
+            self._leader_ended()
+        elif event in ("term", "kill"):
+            self._log(f"SIG{event.upper()} to {values[0]} processes")
+
+    def _leader_ended(self) -> None:
+        self._drain()
+        with self._changed:
+            self._move(ProcessStatus.EXITED, self.exit_text())
+        _, on_exit = self._hooks
+        _call(on_exit, self.exit_text())
+
+    def _settle(self) -> None:
+        """The guard has ended, in its time or not: nothing of the tree may live on, nothing of ours may stay open."""
+        try:
+            self._guard.wait(GUARD_LIMIT)
+        except subprocess.TimeoutExpired:
+            self._guard.kill()
+            self._guard.wait()
+        process_guard.end_tree(self._tag, self.pid)
+        if self.status is ProcessStatus.RUNNING:
+            self._leader_ended()
+        self._drain()
+        self._log_lines(self.output.flush())
+        with self._changed:
+            self._guard.stdin.close()
+            if self.status is ProcessStatus.STARTING:
+                text = f"the process guard of {self._command[0][0]!r} failed: {self.output.tail()}"
+                self.error = self.error or TrainerLaunchError(text)
+                self._move(ProcessStatus.STOPPED, str(self.error))
+        self._guard.stdout.close()
+        os.close(self._status_fd)
+
+    def _move(self, status: ProcessStatus, why: str) -> None:
+        """Changes the status, with the condition held; a move that is not allowed has been overtaken."""
+        if status in _MOVES[self.status]:
+            self._log(f"{self.status.value} -> {status.value}: {why}")
+            self.status = status
+            self._changed.notify_all()
+
+    def _log(self, text: str) -> None:
+        who = self.pid or self._command[0][0]
+        logger.info(f"trainer process {who}: {text} ({time.monotonic() - self._since:.3f} s)")
+
+
+def _call(hook: Callable[[str], None], text: str) -> None:
+    try:
+        hook(text)
+    except Exception:
+        logger.exception("a callback of the trainer process failed")
+
+
+def _launch_error(argv: Sequence[str], cwd: str, stage: str, code: int) -> TrainerLaunchError:
+    command, reason = argv[0], os.strerror(code)
+    if stage == "cwd":
+        return WorkingDirectoryError(f"cannot run {command!r} in the working directory {cwd!r}: {reason}")
+    if stage != "command":
+        return TrainerLaunchError(f"cannot start {command!r}: {reason}")
+    path = os.path.join(cwd, command)
+    if code in (errno.ENOENT, errno.ENOTDIR):
+        if os.path.exists(path):
+            return CommandNotFoundError(f"the interpreter that {command!r} names in its first line does not exist")
+        return CommandNotFoundError(f"command not found: {command!r} (working directory {cwd!r})")
+    return CommandNotExecutableError(
+        f"cannot execute {command!r}: {'Is a directory' if os.path.isdir(path) else reason}"
+    )

@@ -1,0 +1,214 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The trainer's end of a session: what nvflare's Client API uses in a trainer process to talk to the job.
+
+`flare.init()` reads the bootstrap file, creates the pipe that it names, and then a FlareAgentWithFLModel. That is the
+one place in nvflare 2.8 where a trainer can be made event-driven: `use_trainer_agent` puts TrainerAgent there, in the
+trainer's process only. Log records are sent in batches by a thread of their own, which exists once there is one.
+"""
+
+import logging
+import sys
+import threading
+import time
+from collections import deque
+from typing import List, Optional
+
+from nvflare.apis.dxo import DXO
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.shareable import Shareable
+from nvflare.app_common.executors.client_api.trainer_pipe import METRICS, TASK, TrainerPipe, TrainerPipeHandler
+from nvflare.client.flare_agent import RC, AgentClosed, CallStateError, Task, _TaskContext
+from nvflare.client.flare_agent_with_fl_model import FlareAgentWithFLModel
+from nvflare.fuel.utils.log_utils import get_obj_logger
+from nvflare.fuel.utils.pipe.pipe import Message
+
+# Log records in one message, and that may wait for being sent.
+METRICS_BATCH = 500
+MAX_PENDING_METRICS = 10_000
+# Seconds that a result waits for the log records before it, and the end of the script for the last ones.
+METRICS_FLUSH_TIMEOUT = 30.0
+
+LOG_FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
+
+
+def use_trainer_agent() -> None:
+    """Has `flare.init()` use TrainerAgent in this process, which waits for events where nvflare's agent polls.
+
+    The only replacement of something of nvflare's at run time. Where a later nvflare lacks the name, its own agent
+    goes on working with the pipe.
+    """
+    import nvflare.client.ex_process.api as api
+
+    if hasattr(api, "FlareAgentWithFLModel"):
+        api.FlareAgentWithFLModel = TrainerAgent
+
+
+class TrainerAgent(FlareAgentWithFLModel):
+    def __init__(self, pipe: TrainerPipe, **kwargs):
+        super().__init__(pipe=pipe, **{**kwargs, "heartbeat_timeout": 0})
+        self.pipe_handler = TrainerPipeHandler(pipe, pipe.heartbeat_interval, pipe.heartbeat_timeout)
+        self._metrics = _MetricsSender(pipe)
+
+    def start(self) -> None:
+        """Connects and joins the session.
+
+        Raises:
+            HandshakeError: the job cannot be reached or does not take this trainer.
+        """
+        _log_to_output()
+        self.pipe.open()
+        try:
+            self.pipe.greet()
+        except Exception:
+            self.pipe.close()
+            raise
+        self.pipe_handler.set_status_cb(self._status_cb, pipe_handler=self.pipe_handler, channel=self.pipe.channel)
+        self.pipe_handler.start()
+        # Cells have threads that are no daemons, and Python joins such threads before it runs what atexit was given:
+        # without this they would keep a script that is done. As concurrent.futures does for its own threads.
+        threading._register_atexit(self.stop)
+
+    def _status_cb(self, msg: Message, pipe_handler, channel) -> None:
+        # Runs on the reader's thread, which ends with this message: the pipe is closed by stop().
+        self.logger.info(f"the job has ended this session: {msg.topic.strip('_')} {msg.data}")
+        self.asked_to_stop = True
+        self.pipe.gone.trigger(msg.data)
+        pipe_handler.stop(close_pipe=False)
+
+    def stop(self) -> None:
+        """Sends what was logged and leaves the session. Idempotent."""
+        self._metrics.close()
+        self.asked_to_stop = True
+        self.pipe_handler.stop(close_pipe=False)
+        self.pipe.close()
+
+    def get_task(self, timeout: Optional[float] = None) -> Optional[Task]:
+        """Waits (`timeout` in seconds; None: no limit) for the next task; see FlareAgent.get_task.
+
+        Raises:
+            AgentClosed: the session has ended.
+            CallStateError: the task before has no result yet.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if self.current_task:
+            raise CallStateError("application called get_task while the current task is not processed")
+        while not self.asked_to_stop:
+            remaining = None if deadline is None else deadline - time.monotonic()
+            request = self.pipe_handler.get_next(remaining)
+            if request is not None:
+                return self._accept(request)
+            if remaining is not None and remaining <= 0:
+                return None
+        raise AgentClosed("the session with the job has ended")
+
+    def _accept(self, request: Message) -> Task:
+        shareable: Shareable = request.data
+        name, task_id = shareable.get_header(FLContextKey.TASK_NAME), shareable.get_header(FLContextKey.TASK_ID)
+        data = self.shareable_to_task_data(shareable)
+        self.current_task = _TaskContext(task_id=task_id, task_name=name, msg_id=request.msg_id)
+        return Task(task_name=name, task_id=task_id, data=data)
+
+    def submit_result(self, result, rc=RC.OK) -> bool:
+        """Sends the result of the current task; returns when the job has it, and tells whether it has.
+
+        Errors in the conversion of the result are raised: they are the script's to see.
+        """
+        task = self.current_task
+        if not task:
+            self.logger.error("there is no current task to send a result for")
+            return False
+        try:
+            self._metrics.flush()
+            shareable = self.task_result_to_shareable(result, rc)
+            reply = Message.new_reply(TASK, shareable, task.msg_id)
+            sent = self.pipe.send(reply)
+            if not sent:
+                self.logger.error(
+                    f"the result of task {task.task_name!r} did not reach the job: {self.pipe.gone.value}"
+                )
+            return sent
+        finally:
+            self.current_task = None
+
+    def log(self, record: DXO) -> bool:
+        """Takes one log record; it is sent soon, and before the result of the current task."""
+        return self._metrics.put(record)
+
+
+class _MetricsSender:
+    """Sends log records in order, in batches, each acknowledged before the next."""
+
+    def __init__(self, pipe: TrainerPipe):
+        self.logger = get_obj_logger(self)
+        self._pipe = pipe
+        self._changed = threading.Condition()
+        self._records = deque()
+        self._closed = False
+        self._thread: Optional[threading.Thread] = None
+
+    def put(self, record: DXO) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or len(self._records) < MAX_PENDING_METRICS)
+            if self._closed:
+                return False
+            self._records.append(record)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._send_all, name="client_api_metrics", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+            return True
+
+    def flush(self) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self._closed or not self._records, METRICS_FLUSH_TIMEOUT)
+
+    def close(self) -> None:
+        self.flush()
+        with self._changed:
+            if self._records:
+                self.logger.warning(f"{len(self._records)} log records did not reach the job")
+            self._closed = True
+            self._changed.notify_all()
+
+    def _send_all(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._records)
+                if self._closed:
+                    return
+                batch: List[DXO] = list(self._records)[:METRICS_BATCH]
+            sent = self._pipe.send(Message.new_request(METRICS, batch))
+            with self._changed:
+                for _ in batch:
+                    self._records.popleft()
+                if not sent:  # the job is gone
+                    self.logger.warning(f"{len(batch) + len(self._records)} log records did not reach the job")
+                    self._records.clear()
+                    self._closed = True
+                self._changed.notify_all()
+
+
+def _log_to_output() -> None:
+    """Sends what the script logs to its output, from where it gets into the site's log once, with its level.
+
+    A script that has set up its own logging keeps it.
+    """
+    root = logging.getLogger()
+    if not root.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter(LOG_FORMAT))
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)

@@ -1,0 +1,259 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The CJ's end of a session with one trainer: its state, the handshake, and the exchange of tasks and results.
+
+A session is one trainer, whoever owns its process, and has one state. Three kinds of threads meet here: the executor's
+task thread (sends a task, waits for its result), the pipe's reader (brings results and the end of the session), and the
+cell's threads (bring the trainer's HELLO and its metrics). All state is under one condition, and all waits are on it.
+"""
+
+import secrets
+import threading
+import time
+import uuid
+from enum import Enum
+from typing import Callable, Optional
+
+from nvflare.apis.dxo import DXO
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+from nvflare.app_common.executors.client_api.backend_spec import TrainerError, wait_until
+from nvflare.app_common.executors.client_api.trainer_pipe import (
+    PROTOCOL_VERSION,
+    TASK,
+    TrainerPipe,
+    TrainerPipeHandler,
+    is_proof,
+    proof,
+)
+from nvflare.app_common.executors.task_exchanger import TaskExchanger
+from nvflare.fuel.utils.pipe.pipe import Message, Topic
+
+# Seconds that the trainer gets to acknowledge that the session ends.
+END_TIMEOUT = 2.0
+
+
+class SessionState(Enum):
+    CREATED = "created"
+    WAITING = "waiting"  # for the trainer's HELLO
+    READY = "ready"
+    BUSY = "busy"  # with a task
+    CLOSING = "closing"  # the trainer is told to end
+    CLOSED = "closed"
+    LOST = "lost"
+
+
+_ENDED = {SessionState.CLOSING, SessionState.CLOSED, SessionState.LOST}
+_MOVES = {
+    SessionState.CREATED: {SessionState.WAITING, SessionState.LOST, SessionState.CLOSED},
+    SessionState.WAITING: {SessionState.READY} | _ENDED,
+    SessionState.READY: {SessionState.BUSY} | _ENDED,
+    SessionState.BUSY: {SessionState.READY} | _ENDED,
+    SessionState.CLOSING: {SessionState.CLOSED},
+    SessionState.LOST: {SessionState.CLOSED},
+    SessionState.CLOSED: set(),
+}
+
+
+class TrainerSession(TaskExchanger):
+    def __init__(
+        self,
+        pipe: TrainerPipe,
+        name: str,
+        task_wait_timeout: Optional[float],
+        result_wait_timeout: Optional[float],
+        on_metrics: Callable[[DXO], None],
+        find_death: Optional[Callable[[float], str]] = None,
+    ):
+        """Initializes a session; it is not open for a trainer before `open()`.
+
+        Args:
+            pipe (TrainerPipe): the CJ's end of the pipe, not opened; it is the session's from now on.
+            name (str): of the session, for the log.
+            task_wait_timeout (float, optional): seconds in which the trainer must have a task.
+            result_wait_timeout (float, optional): seconds from then on to its result.
+            on_metrics (Callable): takes each log record of the trainer, in order.
+            find_death (Callable, optional): see TrainerPipeHandler.
+        """
+        super().__init__(
+            pipe_id="", peer_read_timeout=task_wait_timeout, task_wait_time=result_wait_timeout, heartbeat_timeout=None
+        )
+        self.pipe = pipe
+        self.pipe_handler = TrainerPipeHandler(pipe, pipe.heartbeat_interval, pipe.heartbeat_timeout, find_death)
+        self.state = SessionState.CREATED
+        self.cause = ""  # why the session has ended, once it has
+        self.trainer = {}  # what the trainer told of itself in its HELLO
+        self._session_name = name
+        self._on_metrics = on_metrics
+        self._changed = threading.Condition()
+        self._since = time.monotonic()
+        self._request: Optional[Message] = None  # the task in hand
+        self._reply: Optional[Message] = None
+
+    def open(self) -> None:
+        """Connects the pipe and begins to wait for a trainer.
+
+        Raises:
+            HandshakeError: the cellnet cannot be reached.
+        """
+        self.pipe.on_hello = self._handle_hello
+        self.pipe.on_metrics = self._handle_metrics
+        self.pipe_handler.set_message_cb(self._handle_reply)
+        self.pipe_handler.set_status_cb(self._handle_status)
+        self.pipe.open()
+        self.pipe_handler.start()
+        self._move(SessionState.WAITING, "open for a trainer")
+
+    def wait_ready(self, abort_signal: Optional[Signal] = None, timeout: Optional[float] = None) -> bool:
+        """Waits (`timeout` in seconds; None: no limit) for a trainer that has joined; tells whether there is one.
+
+        Raises:
+            TrainerError: the session has ended, with the cause.
+            TaskAborted: the abort signal was triggered.
+        """
+        with self._changed:
+            waiting = {SessionState.CREATED, SessionState.WAITING}
+            wait_until(self._changed, lambda: self.state not in waiting, abort_signal, timeout)
+            self._raise_if_ended()
+            return self.state not in waiting
+
+    def _do_execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        task_id = shareable.get_header(FLContextKey.TASK_ID) or str(uuid.uuid4())
+        shareable.set_header(FLContextKey.TASK_ID, task_id)
+        shareable.set_header(FLContextKey.TASK_NAME, task_name)
+        with self._changed:
+            self._raise_if_ended()
+            # The message has an id of its own: the same task may be sent twice, to two trainers.
+            self._request, self._reply = Message.new_request(TASK, shareable), None
+        self._move(SessionState.BUSY, f"task {task_name!r} {task_id}")
+        try:
+            return self._exchange(self._request, abort_signal)
+        finally:
+            with self._changed:
+                self._request = self._reply = None
+            self._move(SessionState.READY, "the task is over")
+
+    def _exchange(self, request: Message, abort_signal: Signal) -> Shareable:
+        if not self.pipe.send(request, self.peer_read_timeout, abort_signal) and not abort_signal.triggered:
+            with self._changed:
+                # The reason, if there is one, is in line behind what the trainer sent.
+                wait_until(
+                    self._changed, lambda: self.has_ended, abort_signal, END_TIMEOUT if self.pipe.gone.triggered else 0
+                )
+                self._raise_if_ended()
+            raise TrainerError(f"the trainer did not accept the task in {self.peer_read_timeout} s (task_wait_timeout)")
+        with self._changed:
+            in_time = wait_until(
+                self._changed, lambda: self._reply or self.has_ended, abort_signal, self.task_wait_time
+            )
+            if self._reply is None:
+                self._raise_if_ended()
+            if not in_time:
+                raise TrainerError(f"the trainer sent no result in {self.task_wait_time} s (result_wait_timeout)")
+            return self._reply.data
+
+    def end(self, reason: str) -> None:
+        """Tells the trainer that there is no more task: its `flare.is_running()` is then false."""
+        was_joined = self.state in (SessionState.READY, SessionState.BUSY)
+        if self._move(SessionState.CLOSING, reason, cause=reason) and was_joined:
+            self.pipe.send(Message.new_request(Topic.END, reason), END_TIMEOUT)
+
+    def lose(self, cause: str) -> None:
+        """Ends the session because its trainer is gone; what the trainer had sent before still counts."""
+        self.pipe.gone.trigger(cause)
+        self.pipe.post(Topic.PEER_GONE, cause)
+
+    def close(self) -> None:
+        """Releases the pipe and its threads. Idempotent."""
+        self._move(SessionState.CLOSED, "closed", cause="the session is closed")
+        self.pipe_handler.stop(close_pipe=False)
+        self.pipe.close()
+
+    def heartbeat_age(self) -> float:
+        """Seconds since the trainer was last heard of."""
+        return time.monotonic() - self.pipe_handler.last_heard
+
+    # Called by the cell's and the reader's threads
+
+    def _handle_hello(self, hello: dict, sender: str) -> dict:
+        reason = self._reject_reason(hello, sender)
+        if reason:
+            self.logger.warning(f"session {self._session_name}: rejected {sender}: {reason}")
+            return {"reject": reason}
+        return {"proof": proof(self.pipe.secret, "welcome", hello["nonce"])}
+
+    def _reject_reason(self, hello: dict, sender: str) -> str:
+        if not isinstance(hello, dict) or hello.get("protocol") != PROTOCOL_VERSION:
+            return f"this job speaks protocol {PROTOCOL_VERSION}, the trainer does not"
+        claim = {name: value for name, value in hello.items() if name != "proof"}
+        if not is_proof(hello.get("proof"), self.pipe.secret, claim, self.pipe.challenge):
+            return "wrong proof: the trainer does not know the session's secret"
+        with self._changed:
+            if self.trainer == claim and self.pipe.peer_fqcn == sender:
+                return ""  # the answer was lost, and the trainer asks again
+            if self.trainer:
+                return f"process {self.trainer.get('pid')} on {self.trainer.get('host')} has joined this session"
+            if self.state != SessionState.WAITING:
+                return f"the session is {self.state.value}"
+            self.trainer, self.pipe.peer_fqcn = claim, sender
+        self._move(SessionState.READY, f"process {claim['pid']} on {claim['host']} has joined")
+        return ""
+
+    def _handle_metrics(self, records: list) -> None:
+        for record in records:
+            self._on_metrics(record)
+
+    def _handle_reply(self, msg: Message) -> None:
+        with self._changed:
+            if self._request is None or msg.req_id != self._request.msg_id or self._reply is not None:
+                self.logger.warning(f"session {self._session_name}: dropped a result: its task is over or not of here")
+            elif not isinstance(msg.data, Shareable):
+                self.logger.warning(f"session {self._session_name}: dropped a result that is a {type(msg.data)}")
+            else:
+                self._reply = msg
+                self._changed.notify_all()
+
+    def _handle_status(self, msg: Message) -> None:
+        self._move(SessionState.LOST, "the trainer is gone", cause=str(msg.data))
+
+    # State
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in _ENDED
+
+    def _raise_if_ended(self) -> None:
+        if self.has_ended:
+            raise TrainerError(self.cause)
+
+    def _move(self, state: SessionState, why: str, cause: str = "") -> bool:
+        """Changes the state if that is an allowed move, and tells whether it was."""
+        with self._changed:
+            if state not in _MOVES[self.state]:
+                return False
+            old, self.state = self.state, state
+            self.cause = self.cause or cause
+            now = time.monotonic()
+            elapsed, self._since = now - self._since, now
+            self._changed.notify_all()
+        self.logger.info(f"session {self._session_name}: {old.value} -> {state.value} after {elapsed:.2f} s: {why}")
+        return True
+
+
+def new_session_keys() -> dict:
+    """Returns the random token, secret and challenge of a new session."""
+    return {name: secrets.token_hex(16) for name in ("token", "secret", "challenge")}
