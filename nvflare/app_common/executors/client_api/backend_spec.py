@@ -123,12 +123,12 @@ class ClientAPIBackendSpec(ABC):
 
 def clip_cause(text: str) -> str:
     """Cuts a cause to MAX_CAUSE_BYTES of UTF-8, keeping its first line and as much of its end as fits."""
-    if len(text.encode(errors="replace")) <= MAX_CAUSE_BYTES:
-        return text
-    head, _, rest = text.partition("\n")
-    head = head.encode(errors="replace")[: MAX_CAUSE_BYTES // 2].decode(errors="ignore") + "\n[...]\n"
-    room = MAX_CAUSE_BYTES - len(head.encode())
-    return head + rest.encode(errors="replace")[-room:].decode(errors="ignore")
+    # Replaced, because a script's output may hold what cannot be encoded, and a reply with that could not be sent.
+    data = text.encode(errors="replace")
+    if len(data) > MAX_CAUSE_BYTES:
+        head = data.partition(b"\n")[0][: MAX_CAUSE_BYTES // 2] + b"\n[...]\n"
+        data = head + data[len(head) - MAX_CAUSE_BYTES :]
+    return data.decode(errors="ignore")
 
 
 def wait_until(

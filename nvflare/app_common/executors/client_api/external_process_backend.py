@@ -45,6 +45,8 @@ from nvflare.app_common.executors.client_api.bootstrap import (
     session_bootstrap,
     write_bootstrap,
 )
+from nvflare.app_common.executors.client_api.handshake import new_session_keys
+from nvflare.app_common.executors.client_api.pass_through import PassThrough
 from nvflare.app_common.executors.client_api.trainer_pipe import TrainerPipe
 from nvflare.app_common.executors.client_api.trainer_process import (
     TrainerLaunchError,
@@ -53,7 +55,7 @@ from nvflare.app_common.executors.client_api.trainer_process import (
     launch_environment,
     split_command,
 )
-from nvflare.app_common.executors.client_api.trainer_session import SessionState, TrainerSession, new_session_keys
+from nvflare.app_common.executors.client_api.trainer_session import SessionState, TrainerSession
 from nvflare.client.constants import CLIENT_API_CONFIG
 from nvflare.fuel.data_event.utils import get_scope_property
 from nvflare.fuel.utils.constants import Mode
@@ -69,14 +71,14 @@ MIN_CPU_SECONDS = 0.02
 class _Trainer:
     """One launch: a process, its session and its bootstrap file."""
 
-    def __init__(self, context: ClientAPIBackendContext, fl_ctx: FLContext, number: int):
+    def __init__(self, context: ClientAPIBackendContext, pass_through: bool, fl_ctx: FLContext, number: int):
         self._context = context
         self._job_id = fl_ctx.get_job_id()
         self._launched = time.monotonic()
         self._usage = TreeUsage(0.0, False)  # when the present silence of the trainer began
         self._last_silence = 0.0
         self._bootstrap = os.path.join(fl_ctx.get_workspace().get_app_config_dir(self._job_id), CLIENT_API_CONFIG)
-        self._pipe_args = _pipe_args(context, fl_ctx)
+        self._pipe_args = {**_pipe_args(context, fl_ctx), "pass_through": pass_through}
         self.process = TrainerProcess(stop_grace_period=context.stop_grace_period, on_exit=self._handle_exit)
         self.session = TrainerSession(
             TrainerPipe(mode=Mode.PASSIVE.value, **self._pipe_args),
@@ -165,6 +167,7 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
         self._config = {}  # of the trainer's Client API
         self._trainer: Optional[_Trainer] = None
         self._teardown: Optional[threading.Thread] = None  # of the trainer before
+        self._pass_through: Optional[PassThrough] = None
         self._launches = 0
         self._failures = 0  # in a row
         self._is_ending = False
@@ -172,6 +175,7 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
     def initialize(self, context: ClientAPIBackendContext, fl_ctx: FLContext) -> None:
         self._context = context
         self._config = client_config(context, fl_ctx)
+        self._pass_through = PassThrough(fl_ctx)
         if context.launch_once:
             self._launch(fl_ctx)
 
@@ -186,6 +190,7 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
             if not self._context.launch_once:
                 self._retire()
         self._failures = 0
+        self._pass_through.adapt(result)
         return result
 
     def _ready_trainer(self, fl_ctx: FLContext, abort_signal: Signal) -> _Trainer:
@@ -209,7 +214,7 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
 
     def _launch(self, fl_ctx: FLContext) -> None:
         self._launches += 1
-        trainer = _Trainer(self._context, fl_ctx, self._launches)
+        trainer = _Trainer(self._context, self._pass_through.of_results, fl_ctx, self._launches)
         trainer.launch(self._config, fl_ctx)
         self._trainer = trainer
         self.logger.info(f"trainer {self._launches} is process {trainer.process.pid}: {self._context.command}")
@@ -243,6 +248,8 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
     def finalize(self, fl_ctx: FLContext) -> None:
         self._is_ending = True
         self._retire_and_wait()
+        if self._pass_through:
+            self._pass_through.close()
 
     def _retire_and_wait(self) -> None:
         trainer, self._trainer = self._trainer, None

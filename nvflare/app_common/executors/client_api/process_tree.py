@@ -183,9 +183,7 @@ class OwnedTree:
         if self.error or self.returncode is not None:
             return str(self.error or describe_exit(self.returncode))
         guard_returncode = self._guard.returncode
-        return (
-            f"its process guard ended: {'no answer' if guard_returncode is None else describe_exit(guard_returncode)}"
-        )
+        return "" if guard_returncode is None else f"its process guard ended first: {describe_exit(guard_returncode)}"
 
     def usage(self) -> TreeUsage:
         tree = process_guard.find_tree(self._tag)

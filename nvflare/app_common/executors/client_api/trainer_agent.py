@@ -29,7 +29,8 @@ from typing import List, Optional
 from nvflare.apis.dxo import DXO
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.shareable import Shareable
-from nvflare.app_common.executors.client_api.trainer_pipe import METRICS, TASK, TrainerPipe, TrainerPipeHandler
+from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
+from nvflare.app_common.executors.client_api.trainer_pipe import METRICS, TASK, TrainerPipe
 from nvflare.client.flare_agent import RC, AgentClosed, CallStateError, Task, _TaskContext
 from nvflare.client.flare_agent_with_fl_model import FlareAgentWithFLModel
 from nvflare.fuel.utils.log_utils import get_obj_logger

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The pipe between the client job process (CJ) and a trainer, and the reader that both ends put on it.
+"""The pipe between the client job process (CJ) and a trainer.
 
 A session has one TrainerPipe at the CJ (passive) and one in the trainer (active), each on a cell of its own. The
 trainer proves with HELLO that it knows the session's secret, the CJ with its answer that it does, too; from then on the
@@ -20,33 +20,33 @@ CJ's end accepts messages from this one trainer. The name of the trainer's cell 
 claimant cannot disturb the first.
 
 How a message travels is decided here alone. A small one is one inline message and its reply on the core cell; a large
-one goes over nvflare's streams, its arrays pulled by the receiver. `TrainerPipeHandler` is one thread that waits for
-whichever comes first, a message or the next heartbeat.
+one goes over nvflare's streams, its arrays pulled by the receiver, or, where no filter has to see them at the CJ
+(`pass_through`), past the CJ between server and trainer.
 """
 
-import hashlib
-import hmac
-import json
-import os
+import math
 import secrets
-import socket
 import threading
 import time
 from collections import deque
+from functools import partial
 from typing import Callable, Optional
 
-import nvflare
 from nvflare.apis.signal import Signal
+from nvflare.app_common.executors.client_api.backend_spec import TaskAborted, wait_until
+from nvflare.app_common.executors.client_api.handshake import HandshakeError, check_answer, make_hello
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import encode_payload, make_reply
 from nvflare.fuel.f3.endpoint import Endpoint, EndpointMonitor, EndpointState
 from nvflare.fuel.f3.message import Message as CellMessage
+from nvflare.fuel.f3.streaming.download_service import DownloadService
+from nvflare.fuel.f3.streaming.stream_const import StreamHeaderKey
 from nvflare.fuel.utils.constants import Mode
+from nvflare.fuel.utils.fobs import FOBSContextKey
+from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
 from nvflare.fuel.utils.pipe.cell_pipe import CellPipe
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
-from nvflare.fuel.utils.pipe.pipe_handler import PipeHandler
 
-PROTOCOL_VERSION = 1
 CHANNEL = "client_api"
 # Topics beside those of nvflare's pipes.
 HELLO, TASK, METRICS = "HELLO", "TASK", "METRICS"
@@ -57,16 +57,12 @@ INLINE_LIMIT = 1024 * 1024
 ACK_TIMEOUT = 2.0
 # Pause (seconds) before a message is sent again to a peer that could not be reached.
 RETRY_PAUSE = 0.2
-# Seconds without any progress after which a large message has failed.
-PROGRESS_TIMEOUT = 60.0
+# Seconds that the server has for pulling a result from the trainer.
+PULL_TIMEOUT = 3600.0
 # Seconds in which the trainer must be connected and answered.
 HANDSHAKE_TIMEOUT = 30.0
 # A message that was sent again is recognised among this many predecessors.
 _REMEMBERED_MESSAGES = 256
-
-
-class HandshakeError(Exception):
-    """The trainer could not join the session; the text says why."""
 
 
 class Gone(Signal):
@@ -74,14 +70,15 @@ class Gone(Signal):
 
     def __init__(self):
         super().__init__()
-        self._event = threading.Event()
+        self._triggering = threading.Event()
 
     def trigger(self, value) -> None:
         super().trigger(value)
-        self._event.set()
+        self._triggering.set()
 
     def wait(self, timeout: float) -> bool:
-        return self._event.wait(timeout)
+        """Waits for the signal, at most `timeout` seconds."""
+        return self._triggering.wait(timeout)
 
 
 class AnySignal(Signal):
@@ -94,28 +91,6 @@ class AnySignal(Signal):
     @property
     def triggered(self) -> bool:
         return any(signal.triggered for signal in self._signals)
-
-
-def proof(secret: str, *parts) -> str:
-    """Returns the HMAC-SHA256 (hex) of the parts, which shows that its maker knows the secret."""
-    return hmac.new(secret.encode(), json.dumps(parts, sort_keys=True).encode(), hashlib.sha256).hexdigest()
-
-
-def is_proof(candidate, secret: str, *parts) -> bool:
-    return isinstance(candidate, str) and hmac.compare_digest(candidate.encode(), proof(secret, *parts).encode())
-
-
-def make_hello(secret: str, challenge: str) -> dict:
-    """Returns the HELLO of this process for the session that set the challenge."""
-    hello = {
-        "protocol": PROTOCOL_VERSION,
-        "nonce": secrets.token_hex(16),
-        "rank": os.environ.get("RANK", "0"),
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "nvflare": nvflare.__version__,
-    }
-    return {**hello, "proof": proof(secret, hello, challenge)}
 
 
 class TrainerPipe(CellPipe):
@@ -131,6 +106,7 @@ class TrainerPipe(CellPipe):
         challenge: str = "",
         heartbeat_interval: float = 5.0,
         heartbeat_timeout: float = 30.0,
+        pass_through: bool = False,
     ):
         """Initializes one end of the pipe; nothing is connected before `open()`.
 
@@ -146,6 +122,7 @@ class TrainerPipe(CellPipe):
             challenge (str): the CJ's nonce.
             heartbeat_interval (float): seconds.
             heartbeat_timeout (float): seconds; 0 for no check.
+            pass_through (bool): whether the server may pull large results from the trainer, past the CJ.
         """
         is_trainer = mode == Mode.ACTIVE.value
         unique = f"{token}-{secrets.token_hex(4)}" if is_trainer else token
@@ -156,9 +133,11 @@ class TrainerPipe(CellPipe):
         self.challenge = challenge
         self.heartbeat_interval = heartbeat_interval
         self.heartbeat_timeout = heartbeat_timeout
+        self.pass_through = pass_through
         self.gone = Gone()  # the peer is gone: no send waits for it any more
         self.on_hello: Optional[Callable[[dict, str], dict]] = None  # answers a HELLO: (hello, sender) -> answer
         self.on_metrics: Optional[Callable[[list], None]] = None  # takes a batch of metrics before it is acknowledged
+        self._delivery: Optional[_Delivery] = None  # of the result that the server is pulling
         self._seen = deque(maxlen=_REMEMBERED_MESSAGES)
         if is_trainer:
             from nvflare.app_common.executors.client_api.trainer_agent import use_trainer_agent
@@ -167,7 +146,7 @@ class TrainerPipe(CellPipe):
 
     @property
     def pass_through_on_send(self) -> bool:
-        """nvflare's trainer sets this on every CellPipe; here the transfer policy of `send` decides."""
+        """nvflare's trainer sets this on every CellPipe; here `send` decides, for each message."""
         return False
 
     @pass_through_on_send.setter
@@ -239,6 +218,15 @@ class TrainerPipe(CellPipe):
     def _send_large(self, msg: Message, timeout: Optional[float], stop: Signal) -> bool:
         request = self._to_cell_message(msg)
         request.set_header(MessageHeaderKey.MSG_ROOT_ID, msg.msg_id)
+        is_pulled_by_server = self.pass_through and msg.msg_type == Message.REPLY
+        if is_pulled_by_server:
+            request.set_header(MessageHeaderKey.PASS_THROUGH, True)
+            request.set_header(MessageHeaderKey.MSG_ROOT_TTL, PULL_TIMEOUT)
+        context = self.cell.get_fobs_context({FOBSContextKey.ABORT_SIGNAL: stop, FOBSContextKey.NUM_RECEIVERS: 1})
+        encode_payload(request, StreamHeaderKey.PAYLOAD_ENCODING, fobs_ctx=context)
+        delivery = _Delivery([downloadable for _, downloadable in context.get("objects", [])])
+        if is_pulled_by_server:
+            self._delivery = delivery
         reply = self.cell.send_request(
             channel=self.channel,
             topic=msg.topic,
@@ -248,7 +236,9 @@ class TrainerPipe(CellPipe):
             optional=True,
             abort_signal=stop,
         )
-        return reply.get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.OK
+        if reply.get_header(MessageHeaderKey.RETURN_CODE) != ReturnCode.OK:
+            return False
+        return not is_pulled_by_server or delivery.wait(self.gone)
 
     def receive(self, timeout: Optional[float] = None) -> Optional[Message]:
         """Waits for the next message (`timeout` in seconds); one that was sent again is delivered once."""
@@ -267,6 +257,8 @@ class TrainerPipe(CellPipe):
         super().close()
         with CellPipe._lock:  # nvflare keeps the cells of closed pipes for ever, and a job may have one per task
             CellPipe._cells_info.pop(self.cell.get_fqcn(), None)
+        # It also keeps their ids, and a later cell that has the id of a freed one would not serve downloads.
+        DownloadService._initialized_cells.pop(id(self.cell), None)
 
     @staticmethod
     def _to_cell_message(msg: Message, topic: Optional[str] = None) -> CellMessage:
@@ -284,6 +276,8 @@ class TrainerPipe(CellPipe):
         if sender != self.peer_fqcn:
             self.logger.warning(f"a message of {sender} was refused: it is not the trainer of this session")
             return make_reply(ReturnCode.INVALID_REQUEST, "not the peer of this session")
+        if self._delivery:
+            self._delivery.end()  # a task, or the end of the session: nobody pulls the last result any more
         if topic == METRICS and self.on_metrics:
             self.on_metrics(request.payload)
             return make_reply(ReturnCode.OK)
@@ -315,10 +309,42 @@ class TrainerPipe(CellPipe):
             answer = reply.payload
             if reply.get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.TARGET_UNREACHABLE:
                 self.gone.wait(RETRY_PAUSE)  # as in _send_inline
-        if "reject" in answer:
-            raise HandshakeError(f"the job rejected this trainer: {answer['reject']}")
-        if not is_proof(answer.get("proof"), self.secret, "welcome", hello["nonce"]):
-            raise HandshakeError("the answer came from somebody who does not know the session's secret")
+        check_answer(answer, self.secret, hello)
+
+
+class _Delivery:
+    """Waits until the arrays of a result have been pulled, to the last byte.
+
+    nvflare's own callback for that comes with the next tick of a 5 s monitor; what a Downloadable is told at once is
+    `downloaded_to_all`.
+    """
+
+    def __init__(self, downloadables: list):
+        self._changed = threading.Condition()
+        self._pending = len(downloadables)
+        self._has_ended = False
+        for downloadable in downloadables:
+            downloadable.downloaded_to_all = partial(self._count, downloadable.downloaded_to_all)
+
+    def _count(self, downloaded_to_all: Callable[[], None]) -> None:
+        downloaded_to_all()
+        with self._changed:
+            self._pending -= 1
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        with self._changed:
+            self._has_ended = True
+            self._changed.notify_all()
+
+    def wait(self, stop: Signal) -> bool:
+        """Waits until all is pulled, or will not be; tells whether it was."""
+        with self._changed:
+            try:
+                wait_until(self._changed, lambda: not self._pending or self._has_ended, stop, PULL_TIMEOUT)
+            except TaskAborted:
+                pass
+            return not self._pending
 
 
 class _ConnectionMonitor(EndpointMonitor):
@@ -332,97 +358,12 @@ class _ConnectionMonitor(EndpointMonitor):
             self.connected.set()
 
 
-def array_bytes(data) -> int:
-    """Returns how many bytes the arrays in a nested structure take."""
+def array_bytes(data) -> float:
+    """Returns how many bytes the arrays in a nested structure take; infinite if they have yet to be pulled."""
     if isinstance(data, dict):
         return sum(array_bytes(value) for value in data.values())
     if isinstance(data, (list, tuple)):
         return sum(array_bytes(value) for value in data)
+    if isinstance(data, LazyDownloadRef):
+        return math.inf  # unknown, but nobody makes one for a small array
     return getattr(data, "nbytes", 0) or 0
-
-
-class TrainerPipeHandler(PipeHandler):
-    """A PipeHandler with one thread, which waits for messages and sends heartbeats, and never polls."""
-
-    def __init__(
-        self,
-        pipe: TrainerPipe,
-        heartbeat_interval: float,
-        heartbeat_timeout: float,
-        find_death: Optional[Callable[[float], str]] = None,
-    ):
-        """Initializes the handler; no thread is started before `start()`.
-
-        Args:
-            pipe: the pipe.
-            heartbeat_interval: seconds.
-            heartbeat_timeout: seconds of silence after which the peer counts as gone; 0 for no check.
-            find_death: asked at each heartbeat while the peer is silent, with the seconds of its silence; returns why
-                the peer is dead, or "". Default: after the heartbeat timeout it is.
-        """
-        super().__init__(pipe, heartbeat_interval=heartbeat_interval, heartbeat_timeout=heartbeat_timeout)
-        self.heartbeat_sender = None  # the reader sends them
-        self.last_heard = time.monotonic()
-        self._find_death = find_death or self._find_timeout
-        self._arrived = threading.Condition()
-
-    def get_next(self, timeout: Optional[float] = None) -> Optional[Message]:
-        """Waits (`timeout` in seconds; None: no limit) for a message; returns None if the handler is stopped first."""
-        with self._arrived:
-            self._arrived.wait_for(lambda: self.messages or self.asked_to_stop, timeout)
-            return self.messages.popleft() if self.messages and not self.asked_to_stop else None
-
-    def stop(self, close_pipe: bool = True) -> None:
-        pipe, reader = self.pipe, self.reader
-        super().stop(close_pipe)
-        with self._arrived:
-            self._arrived.notify_all()
-        if pipe:
-            pipe.post(Topic.HEARTBEAT, None)  # wakes the reader
-        if reader and reader.is_alive() and reader is not threading.current_thread():
-            reader.join()
-
-    def _add_message(self, msg: Message) -> None:
-        super()._add_message(msg)
-        with self._arrived:
-            self._arrived.notify_all()
-
-    def _try_read(self) -> None:
-        pipe = self.pipe
-        next_beat = self.last_heard = time.monotonic()
-        while not self.asked_to_stop:
-            now = time.monotonic()
-            if now >= next_beat:
-                self._note_own_stall(now - next_beat)
-                pipe.send(self._make_event_message(Topic.HEARTBEAT, ""))
-                next_beat = now + self.heartbeat_interval
-            msg = pipe.receive(max(next_beat - time.monotonic(), 0.001))
-            if self.asked_to_stop:
-                break
-            if msg and msg.topic != Topic.HEARTBEAT:
-                self._add_message(msg)
-            if msg and msg.topic in (Topic.END, Topic.ABORT, Topic.PEER_GONE):
-                break
-            self._note_life(pipe)
-            cause = self._check_silence()
-            if cause:
-                self._add_message(self._make_event_message(Topic.PEER_GONE, cause))
-                break
-
-    def _check_silence(self) -> str:
-        silence = time.monotonic() - self.last_heard
-        return self._find_death(silence) if self.heartbeat_timeout and silence > self.heartbeat_interval else ""
-
-    def _find_timeout(self, silence: float) -> str:
-        return f"no sign of life for {silence:.0f} s" if silence > self.heartbeat_timeout else ""
-
-    def _note_life(self, pipe: TrainerPipe) -> None:
-        # The cell notes every message of the peer, also those that are no pipe messages, on the wall clock.
-        age = time.time() - pipe.get_last_peer_active_time()
-        self.last_heard = max(self.last_heard, time.monotonic() - max(age, 0.0))
-
-    def _note_own_stall(self, late: float) -> None:
-        # This thread woke much later than it asked for: the whole process stood still (a C call that held the GIL, or
-        # SIGSTOP), its network threads with it, and the silence in that time says nothing about the peer.
-        if late > self.heartbeat_interval:
-            self.last_heard += late

@@ -51,7 +51,7 @@ _LEVELS = {name: getattr(logging, name) for name in ("DEBUG", "INFO", "WARN", "W
 _LEVELS.update({name[0]: level for name, level in _LEVELS.items() if name != "CRITICAL"})  # glog's letters
 _NAMES = "|".join(name for name in _LEVELS if len(name) > 1)
 _LEVEL_PATTERN = re.compile(
-    r"\[?\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d[.,\d]*Z?\]?[\s-]*(?:\S+ - ){0,2}"  # time, perhaps a name or two, level
+    r"\[?\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d[.,\d]*Z?\]?[\s-]*(?:\S+ - ){0,2}?"  # time, perhaps a name or two, level
     rf"\[?(?P<after_time>{_NAMES})\b|\[?(?P<first>{_NAMES})(?::|\]| - )|(?P<glog>[DIWEF])\d{{4}} \d\d:\d\d:\d\d"
 )
 _ANSI_COLOR = re.compile(r"\x1b\[[\d;]*m")
@@ -95,7 +95,8 @@ class OutputLines:
     def feed(self, data: bytes, now: float) -> List[str]:
         """Takes output, returns the lines to log now. `now` is in seconds, monotonic."""
         self._tail = (self._tail + data[-TAIL_BYTES:])[-TAIL_BYTES:]
-        self._budget = min(self._burst, self._budget + (now - (self._clock or now)) * self._rate)
+        elapsed = 0.0 if self._clock is None else now - self._clock
+        self._budget = min(self._burst, self._budget + elapsed * self._rate)
         self._clock = now
         # Having dropped, stay mute for a second: one notice per second and no single lines in between.
         if self._budget <= 0 or (self.is_dropping and self._budget < min(self._rate, self._burst)):

@@ -19,7 +19,6 @@ task thread (sends a task, waits for its result), the pipe's reader (brings resu
 cell's threads (bring the trainer's HELLO and its metrics). All state is under one condition, and all waits are on it.
 """
 
-import secrets
 import threading
 import time
 import uuid
@@ -32,14 +31,9 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.backend_spec import TrainerError, wait_until
-from nvflare.app_common.executors.client_api.trainer_pipe import (
-    PROTOCOL_VERSION,
-    TASK,
-    TrainerPipe,
-    TrainerPipeHandler,
-    is_proof,
-    proof,
-)
+from nvflare.app_common.executors.client_api.handshake import find_hello_fault, make_welcome, without_proof
+from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
+from nvflare.app_common.executors.client_api.trainer_pipe import TASK, TrainerPipe
 from nvflare.app_common.executors.task_exchanger import TaskExchanger
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
 
@@ -194,14 +188,13 @@ class TrainerSession(TaskExchanger):
         if reason:
             self.logger.warning(f"session {self._session_name}: rejected {sender}: {reason}")
             return {"reject": reason}
-        return {"proof": proof(self.pipe.secret, "welcome", hello["nonce"])}
+        return make_welcome(self.pipe.secret, hello)
 
     def _reject_reason(self, hello: dict, sender: str) -> str:
-        if not isinstance(hello, dict) or hello.get("protocol") != PROTOCOL_VERSION:
-            return f"this job speaks protocol {PROTOCOL_VERSION}, the trainer does not"
-        claim = {name: value for name, value in hello.items() if name != "proof"}
-        if not is_proof(hello.get("proof"), self.pipe.secret, claim, self.pipe.challenge):
-            return "wrong proof: the trainer does not know the session's secret"
+        fault = find_hello_fault(hello, self.pipe.secret, self.pipe.challenge)
+        if fault:
+            return fault
+        claim = without_proof(hello)
         with self._changed:
             if self.trainer == claim and self.pipe.peer_fqcn == sender:
                 return ""  # the answer was lost, and the trainer asks again
@@ -252,8 +245,3 @@ class TrainerSession(TaskExchanger):
             self._changed.notify_all()
         self.logger.info(f"session {self._session_name}: {old.value} -> {state.value} after {elapsed:.2f} s: {why}")
         return True
-
-
-def new_session_keys() -> dict:
-    """Returns the random token, secret and challenge of a new session."""
-    return {name: secrets.token_hex(16) for name in ("token", "secret", "challenge")}

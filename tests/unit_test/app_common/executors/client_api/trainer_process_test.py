@@ -1,0 +1,456 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import faulthandler
+import logging
+import os
+import queue
+import resource
+import select
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+
+import pytest
+
+from nvflare.app_common.executors.client_api.process_guard import read_process
+from nvflare.app_common.executors.client_api.process_tree import (
+    CommandNotExecutableError,
+    CommandNotFoundError,
+    ProcessStatus,
+    TrainerLaunchError,
+    WorkingDirectoryError,
+    describe_exit,
+)
+from nvflare.app_common.executors.client_api.trainer_process import (
+    LINE_COST,
+    LOG_BURST,
+    MAX_LINE_BYTES,
+    TAIL_BYTES,
+    TAIL_LINES,
+    OutputLines,
+    TrainerProcess,
+    level_of,
+    split_command,
+)
+
+LIMIT = 10.0  # seconds that a wait for an event may take
+MARKER = "TRAINER_PROCESS_TEST"
+CHILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "misbehaving_child.py")
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+def child(*actions):
+    return [sys.executable, CHILD, *actions]
+
+
+def marked_pids(marker):
+    entry, found = f"{MARKER}={marker}".encode(), set()
+    for pid in (name for name in os.listdir("/proc") if name.isdigit()):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as f:
+                if entry in f.read():
+                    found.add(int(pid))
+        except OSError:
+            pass  # gone, or another user's
+    return found
+
+
+def wait_gone(pids, seconds):
+    """Waits for processes that are not our children; returns those that still live."""
+    pidfds = {}
+    for pid in pids:
+        try:
+            pidfds[os.pidfd_open(pid)] = pid
+        except ProcessLookupError:
+            pass
+    try:
+        while pidfds:
+            ready, _, _ = select.select(list(pidfds), [], [], seconds)
+            if not ready:
+                return set(pidfds.values())
+            for fd in ready:
+                os.close(fd)
+                del pidfds[fd]
+    finally:
+        for fd in pidfds:
+            os.close(fd)
+    return set()
+
+
+def in_thread(function, *args):
+    thread = threading.Thread(target=function, args=args)
+    thread.start()
+    return thread
+
+
+@pytest.fixture(autouse=True)
+def watchdog():
+    faulthandler.dump_traceback_later(4 * LIMIT, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture
+def marker(monkeypatch):
+    """Marks every process of the test; afterwards none, no thread and no file descriptor of it may be left."""
+    value = uuid.uuid4().hex
+    monkeypatch.setenv(MARKER, value)
+    fds, threads = os.listdir("/proc/self/fd"), set(threading.enumerate())
+    yield value
+    assert marked_pids(value) == set()
+    assert set(threading.enumerate()) - threads == set()
+    assert len(os.listdir("/proc/self/fd")) == len(fds)
+
+
+class Trainer(TrainerProcess):
+    """A TrainerProcess whose callbacks fill queues."""
+
+    def __init__(self):
+        self.lines, self.exits = queue.Queue(), queue.Queue()
+        super().__init__(stop_grace_period=LIMIT, log_line=self.lines.put, on_exit=self.exits.put)
+
+    def run(self, *actions, **kwargs):
+        self.start(child(*actions), **kwargs)
+
+    def await_line(self, text):
+        while True:
+            line = self.lines.get(timeout=LIMIT)
+            if text in line:
+                return line
+
+    def await_exit(self):
+        return self.exits.get(timeout=LIMIT)
+
+    @property
+    def guard_pid(self):
+        return read_process(self.pid).ppid
+
+
+@pytest.fixture
+def trainer(marker):
+    process = Trainer()
+    yield process
+    process.stop(0.0, 0.0)
+    assert process.status() in (ProcessStatus.NEW, ProcessStatus.STOPPED)
+
+
+class TestNaturalEnd:
+    @pytest.mark.parametrize(
+        "action, text, code",
+        [("exit=0", "exit code 0", 0), ("exit=3", "exit code 3", 3), ("raise=no luck", "exit code 1", 1)],
+    )
+    def test_exit_is_told_with_its_cause(self, trainer, action, text, code):
+        trainer.run("say=last words", action)
+        assert trainer.await_exit() == text == trainer.exit_text()
+        assert trainer.returncode == code
+        assert trainer.output_tail().startswith("last words")
+        assert trainer.wait(LIMIT) and trainer.status() is ProcessStatus.EXITED
+
+    def test_tail_holds_the_traceback_when_the_exit_is_told(self, trainer):
+        tails = queue.Queue()
+        trainer.on_exit = lambda text: tails.put(trainer.output_tail())
+        trainer.run("raise=no luck")
+        assert tails.get(timeout=LIMIT).endswith("RuntimeError: no luck")
+
+    def test_sigkill_of_the_command(self, trainer):
+        trainer.run("say=ready", "hang")
+        trainer.await_line("ready")
+        os.kill(trainer.pid, signal.SIGKILL)
+        assert trainer.await_exit() == "killed by SIGKILL"
+        assert trainer.returncode == -signal.SIGKILL
+
+    def test_closing_the_output_is_not_an_exit(self, trainer):
+        trainer.run("say=ready", "close_output", "hang")
+        trainer.await_line("ready")
+        assert not trainer.wait(0.2)
+        trainer.stop(0.0)
+        assert trainer.exit_text() == "killed by SIGTERM"
+
+    def test_relaunch_after_an_exit(self, trainer):
+        for code in (3, 4):
+            trainer.run("grandchild", f"exit={code}")
+            assert trainer.await_exit() == f"exit code {code}"
+            trainer.stop_grace_period = 0.0  # what the first one left is ended before the second starts
+
+    def test_start_while_running_is_refused(self, trainer):
+        trainer.run("hang")
+        with pytest.raises(RuntimeError, match="is running"):
+            trainer.run("hang")
+
+
+class TestStop:
+    def test_natural_exit_within_shutdown_timeout(self, trainer):
+        trainer.run("say=ready", "write=bye\\n", "exit=0")
+        trainer.stop(LIMIT, 0.0)
+        assert (trainer.exit_text(), trainer.status()) == ("exit code 0", ProcessStatus.STOPPED)
+
+    @pytest.mark.parametrize("actions", [("ignore_sigterm", "say=ready", "hang"), ("say=ready", "spin")])
+    def test_sigkill_for_who_does_not_heed_sigterm(self, trainer, actions):
+        trainer.run(*actions)
+        trainer.await_line("ready")
+        if "spin" in actions:
+            trainer.await_line("spinning")
+        trainer.stop(0.0, 0.2)
+        assert trainer.exit_text() == "killed by SIGKILL"
+
+    @pytest.mark.parametrize("actions", [("grandchild",), ("daemon",), ("grandchild", "daemon")])
+    def test_descendants_are_ended_after_the_exit_of_the_command(self, trainer, marker, actions):
+        trainer.run(*actions, "exit=0")
+        assert trainer.await_exit() == "exit code 0"
+        trainer.await_line("grandchild")
+        assert len(marked_pids(marker)) > 1
+        trainer.stop(LIMIT, 0.1)
+        assert marked_pids(marker) == set()
+
+    def test_frozen_command_gets_its_sigterm(self, trainer):
+        trainer.run("say=ready", "freeze", "hang")
+        trainer.await_line("ready")
+        trainer.stop(0.0)
+        assert trainer.exit_text() == "killed by SIGTERM"
+
+    def test_twice_and_before_start(self, trainer):
+        trainer.stop()
+        assert trainer.status() is ProcessStatus.NEW
+        trainer.run("hang")
+        trainer.stop(0.0)
+        trainer.stop(0.0)
+        assert trainer.exits.qsize() == 1
+
+    def test_concurrent_with_the_exit_and_with_itself(self, trainer):
+        trainer.run("say=ready", "hang")
+        trainer.await_line("ready")
+        stops = [in_thread(trainer.stop, LIMIT, LIMIT) for _ in range(3)]
+        os.kill(trainer.pid, signal.SIGKILL)
+        for stop in stops:
+            stop.join(LIMIT)
+        assert trainer.status() is ProcessStatus.STOPPED
+        assert trainer.exits.qsize() == 1
+
+    def test_every_rung_is_logged(self, trainer, caplog):
+        caplog.set_level(logging.INFO)
+        trainer.run("ignore_sigterm", "say=ready", "hang")
+        trainer.await_line("ready")
+        trainer.stop(0.0, 0.1)
+        texts = [r.getMessage() for r in caplog.records if str(trainer.pid) in r.getMessage()]
+        rungs = ("starting -> running", "no exit by itself", "SIGTERM to 1", "SIGKILL to 1", "-> exited", "-> stopped")
+        assert [rung for text in texts for rung in rungs if rung in text] == list(rungs)
+
+
+class TestDeathOfAnOwner:
+    def test_guard_killed(self, trainer, marker):
+        trainer.run("ignore_sigterm", "grandchild", "daemon", "say=ready", "hang")
+        trainer.await_line("ready")
+        os.kill(trainer.guard_pid, signal.SIGKILL)
+        assert trainer.await_exit() == "its process guard ended first: killed by SIGKILL"
+        assert marked_pids(marker) == set()
+
+    def test_guard_terminated_ends_the_tree(self, trainer, marker):
+        trainer.run("grandchild", "say=ready", "hang")
+        trainer.await_line("ready")
+        os.kill(trainer.guard_pid, signal.SIGTERM)
+        assert trainer.await_exit() == "killed by SIGTERM"
+
+    def test_guard_stopped_by_a_signal(self, trainer):
+        trainer.run("ignore_sigterm", "grandchild", "say=ready", "hang")
+        trainer.await_line("ready")
+        os.kill(trainer.guard_pid, signal.SIGSTOP)
+        trainer.stop(0.0, 0.1)
+        assert trainer.exit_text() == "killed by SIGKILL"
+
+    def test_cj_killed(self, marker):
+        code = (
+            "import sys, threading\n"
+            "from nvflare.app_common.executors.client_api.trainer_process import TrainerProcess\n"
+            "p = TrainerProcess(stop_grace_period=0.5, log_line=lambda line: print(line, flush=True))\n"
+            "p.start(sys.argv[1:])\n"
+            "threading.Event().wait()\n"
+        )
+        actions = child("ignore_sigterm", "grandchild", "daemon", "say=ready", "hang")
+        with subprocess.Popen([sys.executable, "-c", code, *actions], stdout=subprocess.PIPE, text=True) as cj:
+            try:
+                lines = [cj.stdout.readline() for _ in range(3)]  # in any order
+                assert "ready\n" in lines
+                tree = marked_pids(marker) - {cj.pid}
+                assert len(tree) == 4  # guard, command, grandchild, daemon
+            finally:
+                cj.kill()
+        assert wait_gone(tree, LIMIT) == set()
+
+
+class TestLaunchFailures:
+    @pytest.mark.parametrize(
+        "argv, cwd, error, text",
+        [
+            (["no-such-command", "x"], None, CommandNotFoundError, "command not found: 'no-such-command'"),
+            (["./no/such/script.sh"], None, CommandNotFoundError, "command not found: './no/such/script.sh'"),
+            ([os.path.dirname(CHILD)], None, CommandNotExecutableError, "Is a directory"),
+            ([CHILD], None, CommandNotExecutableError, "Permission denied"),
+            ([sys.executable], "/no/such/dir", WorkingDirectoryError, "'/no/such/dir': No such file or directory"),
+            ([], None, TrainerLaunchError, "no command"),
+            (["null\0byte"], None, TrainerLaunchError, "null byte"),
+        ],
+    )
+    def test_typed_error_at_once(self, trainer, argv, cwd, error, text):
+        with pytest.raises(error) as caught:
+            trainer.start(argv, cwd)
+        assert text in str(caught.value)
+        assert trainer.exits.empty()
+
+    def test_missing_interpreter(self, trainer, tmp_path):
+        script = tmp_path / "train"
+        script.write_text("#!/no/such/interpreter\n")
+        script.chmod(0o700)
+        with pytest.raises(CommandNotFoundError, match="interpreter"):
+            trainer.start([str(script)])
+
+    def test_a_good_start_after_a_failed_one(self, trainer):
+        with pytest.raises(CommandNotFoundError):
+            trainer.start(["no-such-command"])
+        trainer.run("exit=0")
+        assert trainer.await_exit() == "exit code 0"
+
+
+class TestCommand:
+    def test_environment_of_the_command(self, trainer, tmp_path):
+        trainer.run("show_environment", cwd=str(tmp_path), env={**os.environ, "COLOR": "green"})
+        line = trainer.await_line("cwd=")
+        # Python itself ignores SIGPIPE and SIGXFSZ.
+        assert line == f"cwd={tmp_path} fds=['0', '1', '2'] ignored=['SIGPIPE', 'SIGXFSZ'] color=green end"
+
+    def test_arguments_are_passed_as_they_are(self, trainer):
+        trainer.start(split_command(f"{sys.executable} {CHILD} 'say=two words; $HOME *'"))
+        assert trainer.await_line("two") == "two words; $HOME *"
+
+    @pytest.mark.parametrize("command", ["", "  ", "'open"])
+    def test_bad_command_line(self, command):
+        with pytest.raises(ValueError):
+            split_command(command)
+
+
+class TestUsage:
+    def test_frozen_and_busy(self, trainer):
+        assert trainer.cpu_and_state() == (0.0, False)
+        trainer.run("say=ready", "freeze", "spin")
+        trainer.await_line("ready")
+        while not trainer.cpu_and_state().is_stopped:
+            pass  # soon: the line is written just before the signal
+        frozen = trainer.cpu_and_state().cpu_seconds
+        os.kill(trainer.pid, signal.SIGCONT)
+        trainer.await_line("spinning")
+        assert not trainer.cpu_and_state().is_stopped
+        while trainer.cpu_and_state().cpu_seconds <= frozen:
+            pass  # soon: a clock tick is 10 ms
+
+
+class TestOutput:
+    def test_invalid_bytes_and_progress_bars(self, trainer):
+        trainer.run(r"write=a\xffb\n10%\r20%\r\nrest", "exit=0")
+        trainer.await_exit()
+        trainer.stop()
+        assert [trainer.lines.get(timeout=LIMIT) for _ in range(4)] == ["a\ufffdb", "10%", "20%", "rest"]
+        assert trainer.lines.empty()
+
+    def test_flood_is_bounded_and_the_end_is_kept(self, trainer):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        trainer.run("flood=2", "exit=0")
+        assert trainer.await_exit() == "exit code 0"
+        assert "flooded" in trainer.output_tail().splitlines()[-1]
+        trainer.stop()
+        lines = [trainer.lines.get_nowait() for _ in range(trainer.lines.qsize())]
+        assert max(map(len, lines)) <= MAX_LINE_BYTES
+        assert any("lines dropped" in line for line in lines)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024  # KB
+
+    def test_a_failing_callback_does_not_stop_the_watch(self, trainer):
+        trainer.log_line = lambda line: 1 / 0
+        trainer.run("say=x", "exit=3")
+        assert trainer.await_exit() == "exit code 3"
+
+    def test_default_goes_to_the_log_with_the_level(self, marker, caplog):
+        caplog.set_level(logging.INFO)
+        process = TrainerProcess()
+        process.start(child("say=ERROR:root:bad", "say=hello"))
+        process.wait(LIMIT)
+        process.stop()
+        levels = {record.getMessage(): record.levelno for record in caplog.records}
+        assert (levels["ERROR:root:bad"], levels["hello"]) == (logging.ERROR, logging.INFO)
+
+
+class TestOutputLines:
+    def test_lines_across_reads(self):
+        output = OutputLines()
+        assert output.feed(b"one\ntw", 0.0) == ["one"]
+        assert output.feed(b"o\n\nthree", 0.0) == ["two"]
+        assert output.flush() == ["three"]
+        assert output.flush() == []
+
+    def test_long_lines_are_cut(self):
+        output = OutputLines()
+        lines = output.feed(b"x" * (2 * MAX_LINE_BYTES + 1), 0.0)
+        assert [len(line) for line in lines] == [MAX_LINE_BYTES, MAX_LINE_BYTES, 1]
+
+    def test_drops_and_says_so_when_the_rate_allows(self):
+        output = OutputLines(rate=1000.0, burst=2.0 * LINE_COST)
+        assert output.feed(b"1\n2\n3\n4\n", 0.0) == ["1", "2"]
+        assert output.is_dropping
+        assert output.feed(b"5\n", 0.0) == []
+        notice, line = output.feed(b"6\n", 10.0)
+        assert "3 lines dropped" in notice and line == "6"
+        assert not output.is_dropping
+        assert output.tail() == "1\n2\n3\n4\n5\n6"
+
+    def test_flood_in_bounded_memory(self):
+        output = OutputLines()
+        logged = sum(len(line) for _ in range(1000) for line in output.feed(b"\xff" * 65536, 0.0))
+        assert logged <= LOG_BURST + 65536
+        assert len(output.tail()) <= TAIL_BYTES
+
+    def test_tail_is_bounded_in_lines(self):
+        output = OutputLines()
+        output.feed(b"".join(b"%d\n" % i for i in range(1000)), 0.0)
+        assert output.tail().splitlines() == [str(i) for i in range(1000 - TAIL_LINES, 1000)]
+
+
+@pytest.mark.parametrize(
+    "line, level",
+    [
+        ("2026-01-01 12:00:00,123 - Trainer - ERROR - bad", logging.ERROR),
+        ("2026-01-01 12:00:00,123 - a.b - WARNING - [job] - odd", logging.WARNING),
+        ("\x1b[31m2026-01-01 12:00:00,123 - Trainer - CRITICAL - bad\x1b[0m", logging.CRITICAL),
+        ("[2026-01-01 12:00:00,123] [DEBUG] [engine.py:1] step", logging.DEBUG),
+        ("2026-01-01T12:00:00.5Z WARN slow", logging.WARNING),
+        ("ERROR:root:bad", logging.ERROR),
+        ("[WARNING] odd", logging.WARNING),
+        ("CRITICAL - bad", logging.CRITICAL),
+        ("W0101 12:00:00.123456 99 api.py:7] odd", logging.WARNING),
+        ("2026-01-01 12:00:00,123 - Trainer - INFO - ERROR rate 0.1", logging.INFO),
+        ("ERROR rate 0.1", logging.INFO),
+        ("INFORMATION: x", logging.INFO),
+        ("loss 0.1", logging.INFO),
+        ("", logging.INFO),
+    ],
+)
+def test_level_of(line, level):
+    assert level_of(line) == level
+
+
+@pytest.mark.parametrize(
+    "code, text", [(0, "exit code 0"), (3, "exit code 3"), (-9, "killed by SIGKILL"), (-40, "killed by signal 40")]
+)
+def test_describe_exit(code, text):
+    assert describe_exit(code) == text
