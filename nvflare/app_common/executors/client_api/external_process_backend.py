@@ -98,12 +98,13 @@ class _Trainer:
         argv = split_command(self._context.command)
         with ExitStack() as undo:
             undo.callback(self.stop)
-            self.session.open()
             write_bootstrap(self._bootstrap, session_bootstrap(config, self._pipe_args, fl_ctx))
             try:
                 self.process.start(argv, fl_ctx.get_workspace().get_app_dir(self._job_id), launch_environment(fl_ctx))
             except TrainerLaunchError as e:
                 raise TrainerError(f"command {self._context.command!r} cannot be launched: {e}") from e
+            # Only now: this takes less time than the script needs to get as far as flare.init().
+            self.session.open()
             undo.pop_all()
 
     def wait_ready(self, abort_signal: Signal) -> None:

@@ -33,6 +33,9 @@ from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandl
 from nvflare.app_common.executors.client_api.trainer_pipe import METRICS, TASK, TrainerPipe
 from nvflare.client.flare_agent import RC, AgentClosed, CallStateError, Task, _TaskContext
 from nvflare.client.flare_agent_with_fl_model import FlareAgentWithFLModel
+from nvflare.fuel.f3 import communicator
+from nvflare.fuel.f3.comm_config import CommConfigurator
+from nvflare.fuel.f3.drivers.tcp_driver import TcpDriver
 from nvflare.fuel.utils.log_utils import get_obj_logger
 from nvflare.fuel.utils.pipe.pipe import Message
 
@@ -42,7 +45,8 @@ MAX_PENDING_METRICS = 10_000
 # Seconds that a result waits for the log records before it, and the end of the script for the last ones.
 METRICS_FLUSH_TIMEOUT = 30.0
 
-LOG_FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
+# The job's side reads the level off each line, and adds the time.
+LOG_FORMAT = "%(levelname)s:%(name)s:%(message)s"
 
 
 def use_trainer_agent() -> None:
@@ -55,6 +59,17 @@ def use_trainer_agent() -> None:
 
     if hasattr(api, "FlareAgentWithFLModel"):
         api.FlareAgentWithFLModel = TrainerAgent
+
+
+def load_only_tcp_driver(url: str) -> None:
+    """Spares `flare.init()` the import of all of f3's drivers, which takes longer than the rest of it.
+
+    For another kind of URL, or with drivers of the user's, f3 loads all that it has, as ever.
+    """
+    is_tcp = url.partition(":")[0] in TcpDriver.supported_transports()
+    if is_tcp and not communicator.driver_mgr.drivers and not CommConfigurator().get_comm_driver_path(None):
+        communicator.driver_mgr.register(TcpDriver)
+        communicator.driver_loaded = True
 
 
 class TrainerAgent(FlareAgentWithFLModel):
@@ -70,6 +85,7 @@ class TrainerAgent(FlareAgentWithFLModel):
             HandshakeError: the job cannot be reached or does not take this trainer.
         """
         _log_to_output()
+        load_only_tcp_driver(self.pipe.root_url)
         self.pipe.open()
         try:
             self.pipe.greet()
@@ -213,3 +229,4 @@ def _log_to_output() -> None:
         handler.setFormatter(logging.Formatter(LOG_FORMAT))
         root.addHandler(handler)
         root.setLevel(logging.INFO)
+        logging.getLogger("nvflare.fuel").setLevel(logging.WARNING)  # every connection of every cell

@@ -54,6 +54,7 @@ _LEVEL_PATTERN = re.compile(
     r"\[?\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d[.,\d]*Z?\]?[\s-]*(?:\S+ - ){0,2}?"  # time, perhaps a name or two, level
     rf"\[?(?P<after_time>{_NAMES})\b|\[?(?P<first>{_NAMES})(?::|\]| - )|(?P<glog>[DIWEF])\d{{4}} \d\d:\d\d:\d\d"
 )
+_LEVEL_PREFIX = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL):")  # which the log shows once more
 _ANSI_COLOR = re.compile(r"\x1b\[[\d;]*m")
 
 
@@ -281,7 +282,7 @@ class TrainerProcess(Launcher):
         if self.log_line:
             self.log_line(line)
         else:
-            self.logger.log(level_of(line), "%s", line)
+            self.logger.log(level_of(line), "%s", _LEVEL_PREFIX.sub("", line, count=1))
 
     def _handle_exit(self, text: str) -> None:
         if self.on_exit:
