@@ -28,6 +28,7 @@ import time
 from contextlib import ExitStack
 from typing import Optional
 
+from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ConnPropKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
@@ -122,9 +123,11 @@ class _Trainer:
     def stop(self, reason: str = "the trainer is stopped") -> None:
         """Ends the process and the session, and removes the bootstrap file. Bounded, idempotent.
 
+        A result that the server is pulling from the trainer is waited for (see TrainerSession.settle).
         A trainer that waits for its next task is told to end and gets the shutdown timeout to do so; one that is in the
         middle of something gets SIGTERM at once.
         """
+        self.session.wait_pulled()
         is_idle = self.session.state is SessionState.READY
         limit = self._context.shutdown_timeout
         self.session.end(reason)
@@ -137,7 +140,8 @@ class _Trainer:
         when = f"while it was {state.value}"
         if state in (SessionState.CREATED, SessionState.WAITING):
             when = "before it called flare.init()"
-        self.session.lose(f"the trainer ended {when}: {how}{_indented(self.process.output_tail())}")
+        tail = _indented(self.process.output_tail())
+        self.session.lose(f"the trainer {self._context.command!r} ended {when}: {how}{tail}")
 
     def _find_frozen(self, silence: float) -> str:
         """Tells why a trainer that was silent for so many seconds must be frozen, or "" if it need not be.
@@ -167,6 +171,7 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
         self._context: Optional[ClientAPIBackendContext] = None
         self._config = {}  # of the trainer's Client API
         self._trainer: Optional[_Trainer] = None
+        self._last: Optional[_Trainer] = None  # launched; its last result may still be pulled from it
         self._teardown: Optional[threading.Thread] = None  # of the trainer before
         self._pass_through: Optional[PassThrough] = None
         self._launches = 0
@@ -195,6 +200,7 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
         return result
 
     def _ready_trainer(self, fl_ctx: FLContext, abort_signal: Signal) -> _Trainer:
+        self._settle()  # a next task comes only when the result of the last one is dealt with
         if self._trainer and self._trainer.session.has_ended:
             self._retire()
         while self._teardown and self._teardown.is_alive():
@@ -217,7 +223,7 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
         self._launches += 1
         trainer = _Trainer(self._context, self._pass_through.of_results, fl_ctx, self._launches)
         trainer.launch(self._config, fl_ctx)
-        self._trainer = trainer
+        self._trainer = self._last = trainer
         self.logger.info(f"trainer {self._launches} is process {trainer.process.pid}: {self._context.command}")
 
     def _retire(self) -> None:
@@ -235,6 +241,15 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
                 f"{MAX_FAILURES} tasks in a row failed in external_process, the last one: {first_line}", fl_ctx
             )
 
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        if event_type == EventType.AFTER_SEND_TASK_RESULT:
+            self._settle()
+
+    def _settle(self) -> None:
+        last = self._last
+        if last:
+            last.session.settle()
+
     def stats(self) -> dict:
         trainer = self._trainer
         if trainer is None:
@@ -248,6 +263,7 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
 
     def finalize(self, fl_ctx: FLContext) -> None:
         self._is_ending = True
+        self._settle()
         self._retire_and_wait()
         if self._pass_through:
             self._pass_through.close()

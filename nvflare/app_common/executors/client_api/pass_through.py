@@ -15,9 +15,9 @@
 """Decides whether arrays travel past the client job process (CJ), between server and trainer.
 
 That saves a hop each way, and the CJ from ever holding the model. It is possible only where nothing at the CJ has to
-see the arrays: neither a filter of the job or of the site's privacy scope nor, on the way to the trainer, another executor.
-nvflare switches it on for a channel of the CJ's cell, before a task's size is known. Small models are faster inline, so
-it is switched by the size of the last result: a model comes and goes in the same size.
+see the arrays: neither a filter of the job or of the site's privacy scope nor, on the way to the trainer, another
+executor. nvflare switches it on for a channel of the CJ's cell, before a task's size is known. Small models are faster
+inline, so it is switched by the size of the last result: a model comes and goes in the same size.
 """
 
 from nvflare.apis.fl_constant import FilterKey, FLContextKey

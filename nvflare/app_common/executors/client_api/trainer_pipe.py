@@ -49,7 +49,7 @@ from nvflare.fuel.utils.pipe.pipe import Message, Topic
 
 CHANNEL = "client_api"
 # Topics beside those of nvflare's pipes.
-HELLO, TASK, METRICS = "HELLO", "TASK", "METRICS"
+HELLO, TASK, METRICS, PULLED = "HELLO", "TASK", "METRICS", "PULLED"
 
 # Arrays of up to this many bytes in all travel inside one message.
 INLINE_LIMIT = 1024 * 1024
@@ -238,7 +238,13 @@ class TrainerPipe(CellPipe):
         )
         if reply.get_header(MessageHeaderKey.RETURN_CODE) != ReturnCode.OK:
             return False
-        return not is_pulled_by_server or delivery.wait(self.gone)
+        if not is_pulled_by_server:
+            return True
+        was_pulled = delivery.wait(self.gone)
+        self._delivery = None
+        if was_pulled:
+            self._send_inline(Message.new_request(PULLED, msg.req_id), None, self.gone)
+        return was_pulled
 
     def receive(self, timeout: Optional[float] = None) -> Optional[Message]:
         """Waits for the next message (`timeout` in seconds); one that was sent again is delivered once."""

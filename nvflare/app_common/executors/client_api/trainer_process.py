@@ -28,7 +28,6 @@ import sys
 import threading
 from typing import Callable, Dict, List, Mapping, Optional, Sequence
 
-from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
@@ -292,6 +291,5 @@ class TrainerProcess(Launcher):
 def launch_environment(fl_ctx: FLContext) -> Dict[str, str]:
     """Returns the environment of a trainer: ours, the Client API type, and the job's custom code on PYTHONPATH."""
     env = dict(os.environ, CLIENT_API_TYPE="EX_PROCESS_API")
-    workspace = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT)
-    add_custom_dir_to_path(workspace.get_app_custom_dir(fl_ctx.get_prop(FLContextKey.CURRENT_JOB_ID)), env)
+    add_custom_dir_to_path(fl_ctx.get_workspace().get_app_custom_dir(fl_ctx.get_job_id()), env)
     return env

@@ -19,6 +19,7 @@ task thread (sends a task, waits for its result), the pipe's reader (brings resu
 cell's threads (bring the trainer's HELLO and its metrics). All state is under one condition, and all waits are on it.
 """
 
+import math
 import threading
 import time
 import uuid
@@ -33,7 +34,7 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.backend_spec import TrainerError, wait_until
 from nvflare.app_common.executors.client_api.handshake import find_hello_fault, make_welcome, without_proof
 from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
-from nvflare.app_common.executors.client_api.trainer_pipe import TASK, TrainerPipe
+from nvflare.app_common.executors.client_api.trainer_pipe import PULLED, TASK, TrainerPipe, array_bytes
 from nvflare.app_common.executors.task_exchanger import TaskExchanger
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
 
@@ -97,6 +98,7 @@ class TrainerSession(TaskExchanger):
         self._since = time.monotonic()
         self._request: Optional[Message] = None  # the task in hand
         self._reply: Optional[Message] = None
+        self._is_being_pulled = False  # the arrays of the last result are still with the trainer
 
     def open(self) -> None:
         """Connects the pipe and begins to wait for a trainer.
@@ -158,7 +160,20 @@ class TrainerSession(TaskExchanger):
                 self._raise_if_ended()
             if not in_time:
                 raise TrainerError(f"the trainer sent no result in {self.task_wait_time} s (result_wait_timeout)")
-            return self._reply.data
+            result = self._reply.data
+            self._is_being_pulled = array_bytes(result) == math.inf
+            return result
+
+    def wait_pulled(self) -> None:
+        """Waits until the server has pulled the arrays of the last result, or will not (see `settle`)."""
+        with self._changed:
+            wait_until(self._changed, lambda: not self._is_being_pulled or self.has_ended)
+
+    def settle(self) -> None:
+        """Notes that the last result is dealt with: nobody pulls from the trainer any more."""
+        with self._changed:
+            self._is_being_pulled = False
+            self._changed.notify_all()
 
     def end(self, reason: str) -> None:
         """Tells the trainer that there is no more task: its `flare.is_running()` is then false."""
@@ -211,6 +226,9 @@ class TrainerSession(TaskExchanger):
             self._on_metrics(record)
 
     def _handle_reply(self, msg: Message) -> None:
+        if msg.topic == PULLED:
+            self.settle()
+            return
         with self._changed:
             if self._request is None or msg.req_id != self._request.msg_id or self._reply is not None:
                 self.logger.warning(f"session {self._session_name}: dropped a result: its task is over or not of here")
