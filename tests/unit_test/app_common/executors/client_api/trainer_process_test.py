@@ -388,7 +388,7 @@ class TestOutput:
         process.wait(LIMIT)
         process.stop()
         levels = {record.getMessage(): record.levelno for record in caplog.records}
-        assert (levels["ERROR:root:bad"], levels["hello"]) == (logging.ERROR, logging.INFO)
+        assert (levels["root:bad"], levels["hello"]) == (logging.ERROR, logging.INFO)
 
 
 class TestOutputLines:

@@ -1,0 +1,489 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What every backend must do, whatever runs the script: inherit from BackendContract and say how to make the executor.
+
+Scripts here use nothing but the Client API and files beside them, so that they run in a thread or in a process alike.
+"""
+
+import weakref
+
+import numpy as np
+import pytest
+from job_harness import JobHarness, assert_failed, make_submit_model_task, make_task, model_of
+
+from nvflare.apis.dxo import DataKind, from_shareable
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.signal import Signal
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
+
+# Adds 1 to the model and reports what it was told; notes that it came to its end.
+TRAIN = """
+    from pathlib import Path
+    import nvflare.client as flare
+    from nvflare.client.api import get_task_name
+    flare.init()
+    while flare.is_running():
+        model = flare.receive()
+        seen = {
+            "round": model.current_round,
+            "task": get_task_name(),
+            "kind": [flare.is_train(), flare.is_evaluate(), flare.is_submit_model()],
+            "site": flare.get_site_name(),
+            "job": flare.get_job_id(),
+        }
+        params = {name: value + 1 for name, value in (model.params or {"w": 41}).items()}
+        flare.send(flare.FLModel(params=params, metrics={"loss": 0.5}, meta=seen))
+    Path(__file__).with_name("ended").write_text("")
+"""
+
+# Each task: tells the test that it has the task, waits until it may go on, answers.
+GATED_TRAIN = """
+    from pathlib import Path
+    import nvflare.client as flare
+    flare.init()
+    while flare.is_running():
+        model = flare.receive()
+        Path(__file__).with_name("in_task").write_text("")
+        Path(__file__).with_name("go_on").read_text()
+        flare.send(flare.FLModel(params={"w": model.params["w"] + 1}))
+"""
+
+# A script that meets its fate in one of the phases of its life.
+FATEFUL = """
+    import sys
+    import nvflare.client as flare
+
+    def main():
+        {before_init}
+        flare.init()
+        {before_receive}
+        model = flare.receive()
+        {before_send}
+        flare.send(flare.FLModel(params=model.params))
+        {after_send}
+
+    main()
+"""
+PHASES = ("before_init", "before_receive", "before_send", "after_send")
+
+# fate: (what the script does, what the cause must say besides the script's name)
+FATES = {
+    "raises": ("raise RuntimeError('out of data')", ("RuntimeError", "out of data", "in main")),
+    "fails_to_import": ("import no_such_module", ("ModuleNotFoundError", "no_such_module")),
+    "is_interrupted": ("raise KeyboardInterrupt", ("KeyboardInterrupt",)),
+}
+
+
+def fateful_script(phase: str, statement: str) -> str:
+    return FATEFUL.format(**{name: statement if name == phase else "pass" for name in PHASES})
+
+
+class BackendContract:
+    """The contract suite. A subclass is a test class of one execution mode."""
+
+    # How the cause tells that the script returned, or called sys.exit with a code.
+    RETURNED: str
+    EXITED: dict
+
+    def executor(self, job: JobHarness, script: str, **arguments) -> ClientAPIExecutor:
+        """An executor of this mode that runs the script (a text)."""
+        raise NotImplementedError
+
+    def start(self, job: JobHarness, script: str, **arguments) -> JobHarness:
+        return job.start(self.executor(job, script, **arguments))
+
+    # Tasks
+
+    @pytest.mark.parametrize(
+        "task_name, kind",
+        [
+            ("train", [True, False, False]),
+            ("validate", [False, True, False]),
+            ("submit_model", [False, False, True]),
+            ("something_else", [False, False, False]),
+        ],
+    )
+    def test_script_knows_the_kind_of_task(self, job, task_name, kind):
+        self.start(job, TRAIN)
+        task = make_submit_model_task() if task_name == "submit_model" else make_task()
+        seen = model_of(job.execute(task_name, task)).meta
+        assert seen["task"] == task_name
+        assert seen["kind"] == kind
+
+    def test_task_names_are_the_jobs(self, job):
+        self.start(job, TRAIN, train_task_name="fit", evaluate_task_name="score", submit_model_task_name="hand_in")
+        kinds = [model_of(job.execute(name, make_task())).meta["kind"] for name in ("fit", "score", "hand_in", "train")]
+        assert kinds == [[True, False, False], [False, True, False], [False, False, True], [False, False, False]]
+
+    def test_each_task_gets_its_own_result(self, job):
+        self.start(job, TRAIN)
+        for number in range(5):
+            result = job.execute("train", make_task(value=10.0 * number, current_round=number))
+            model = model_of(result)
+            assert (model.params["w"] == 10.0 * number + 1).all()
+            assert model.metrics == {"loss": 0.5}
+            assert model.meta["round"] == number
+            assert result.get_header(AppConstants.CURRENT_ROUND) == number
+
+    def test_result_of_a_task_without_a_round_has_none(self, job):
+        self.start(job, TRAIN)
+        result = job.execute("submit_model", make_submit_model_task())
+        assert model_of(result).meta["round"] is None
+        assert result.get_header(AppConstants.CURRENT_ROUND) is None
+
+    def test_script_knows_site_and_job(self, job):
+        self.start(job, TRAIN)
+        seen = model_of(job.execute("train", make_task())).meta
+        assert (seen["site"], seen["job"]) == ("site-1", job.job_id)
+
+    def test_validation_sends_metrics_alone(self, job):
+        script = """
+            import nvflare.client as flare
+            flare.init()
+            model = flare.receive()
+            flare.send(flare.FLModel(metrics={"accuracy": 0.9}))
+        """
+        self.start(job, script)
+        model = model_of(job.execute("validate", make_task()))
+        assert model.metrics == {"accuracy": 0.9}
+        assert model.params is None
+
+    # Parameters
+
+    @pytest.mark.parametrize(
+        "transfer_type, data_kind, value", [("FULL", DataKind.WEIGHTS, 8.0), ("DIFF", DataKind.WEIGHT_DIFF, 1.0)]
+    )
+    def test_transfer_type_of_the_job(self, job, client_config, transfer_type, data_kind, value):
+        client_config(params_transfer_type=transfer_type)
+        self.start(job, TRAIN)
+        for _ in range(2):
+            dxo = from_shareable(job.execute("train", make_task(value=7.0)))
+            assert dxo.data_kind == data_kind
+            assert (dxo.data["w"] == value).all()
+
+    @pytest.mark.parametrize(
+        "key, value, allowed",
+        [
+            ("params_exchange_format", "onnx", "numpy"),
+            ("server_expected_format", "", "numpy"),
+            ("params_transfer_type", "HALF", "FULL, DIFF"),
+            ("params_transfer_type", 7, "FULL, DIFF"),
+        ],
+    )
+    def test_wrong_client_config_key_is_named(self, job, client_config, key, value, allowed):
+        client_config(**{key: value})
+        self.start(job, TRAIN)
+        assert len(job.panics) == 1
+        for text in (key, repr(value), allowed):
+            assert text in job.panics[0]
+        assert_failed(job.execute("train", make_task()))
+
+    def test_train_with_evaluation_needs_metrics(self, job):
+        self.start(job, fateful_script("", ""), train_with_evaluation=True)
+        assert_failed(job.execute("train", make_task()), "train_with_evaluation", "metrics")
+
+    def test_train_with_evaluation_with_metrics(self, job):
+        self.start(job, TRAIN, train_with_evaluation=True)
+        assert model_of(job.execute("train", make_task())).metrics == {"loss": 0.5}
+
+    def test_train_with_evaluation_asks_only_train_tasks(self, job):
+        self.start(job, fateful_script("", ""), train_with_evaluation=True)
+        model_of(job.execute("submit_model", make_task()))
+
+    # Analytics
+
+    def test_log_records_come_in_order_and_before_the_result(self, job):
+        script = """
+            import nvflare.client as flare
+            from nvflare.client.tracking import SummaryWriter
+            flare.init()
+            writer = SummaryWriter()
+            while flare.is_running():
+                model = flare.receive()
+                for step in range(50):
+                    writer.add_scalar("loss", step / 2, step)
+                flare.log("note", "done", flare.AnalyticsDataType.TEXT)
+                flare.send(flare.FLModel(params=model.params))
+        """
+        self.start(job, script)
+        expected = [("loss", step / 2, step) for step in range(50)] + [("note", "done", None)]
+        for number in (1, 2):
+            model_of(job.execute("train", make_task()))
+            assert job.log_records == expected * number
+
+    def test_bad_log_record_is_reported_and_the_others_come(self, job, caplog):
+        script = """
+            import nvflare.client as flare
+            flare.init()
+            while flare.is_running():
+                model = flare.receive()
+                flare.log("good", 1.0, flare.AnalyticsDataType.SCALAR)
+                try:
+                    flare.log("bad", "no number", flare.AnalyticsDataType.SCALAR)
+                except TypeError as error:  # a backend may refuse it at once
+                    flare.log("bad", str(error), flare.AnalyticsDataType.TEXT)
+                flare.log("good", 2.0, flare.AnalyticsDataType.SCALAR)
+                flare.send(flare.FLModel(params=model.params))
+        """
+        self.start(job, script)
+        model_of(job.execute("train", make_task()))
+        assert [record for record in job.log_records if record[0] == "good"] == [
+            ("good", 1.0, None),
+            ("good", 2.0, None),
+        ]
+        errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+        told = errors + [str(record) for record in job.log_records]
+        assert any("bad" in text and "float or int" in text for text in told)
+
+    # The end of a script
+
+    @pytest.mark.parametrize("phase", PHASES[:3])
+    @pytest.mark.parametrize("fate", FATES)
+    def test_script_that_fails_fails_the_task_with_the_cause(self, job, phase, fate):
+        statement, texts = FATES[fate]
+        self.start(job, fateful_script(phase, statement))
+        assert_failed(job.execute("train", make_task()), "script.py", *texts)
+
+    @pytest.mark.parametrize("phase", PHASES[:3])
+    def test_script_that_returns_fails_the_task_with_the_cause(self, job, phase):
+        self.start(job, fateful_script(phase, "return"))
+        assert_failed(job.execute("train", make_task()), "script.py", self.RETURNED)
+
+    @pytest.mark.parametrize("phase", PHASES[:3])
+    @pytest.mark.parametrize("code", [0, 3])
+    def test_script_that_exits_fails_the_task_with_the_cause(self, job, phase, code):
+        self.start(job, fateful_script(phase, f"sys.exit({code})"))
+        assert_failed(job.execute("train", make_task()), "script.py", self.EXITED[code])
+
+    @pytest.mark.parametrize("statement", ["return", "raise RuntimeError('done')", "sys.exit(0)", "sys.exit(3)"])
+    def test_result_sent_just_before_the_end_is_good(self, job, statement):
+        self.start(job, fateful_script("after_send", statement))
+        assert (model_of(job.execute("train", make_task(value=4.0))).params["w"] == 4.0).all()
+
+    def test_script_that_ended_between_two_tasks_is_found(self, job):
+        self.start(job, fateful_script("before_receive", "raise RuntimeError('too early')"))
+        for _ in range(2):
+            assert_failed(job.execute("train", make_task()), "script.py", "too early")
+
+    def test_script_that_never_uses_flare(self, job):
+        self.start(job, "print('hello')")
+        assert_failed(job.execute("train", make_task()), "script.py", self.RETURNED, "flare.init()")
+
+    def test_failure_is_logged_once_as_an_error(self, job, caplog):
+        self.start(job, fateful_script("before_send", "raise RuntimeError('out of data')"))
+        cause = assert_failed(job.execute("train", make_task()))
+        errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+        assert sum("out of data" in message for message in errors) == 1
+        assert any(cause in message for message in errors)
+
+    def test_very_long_error_is_cut_at_both_ends(self, job):
+        self.start(job, fateful_script("before_send", "raise RuntimeError('x' * 100_000 + ' the end')"))
+        assert_failed(job.execute("train", make_task()), "script.py", "the end")
+
+    # Waits
+
+    def test_result_wait_timeout(self, job):
+        in_task, go_on = job.gate("in_task"), job.gate("go_on")
+        self.start(job, GATED_TRAIN, result_wait_timeout=1.5)
+        late = job.submit("train", make_task(value=10.0))
+        in_task.wait()
+        assert_failed(late.result(), "result_wait_timeout", "1.5")
+        following = job.submit("train", make_task(value=20.0))
+        go_on.open()  # now the result of the first task is sent
+        in_task.wait()
+        go_on.open()
+        assert (model_of(following.result()).params["w"] == 21.0).all()
+
+    def test_task_wait_timeout(self, job):
+        script = """
+            from pathlib import Path
+            import nvflare.client as flare
+            flare.init()
+            Path(__file__).with_name("go_on").read_text()
+        """
+        job.gate("go_on")
+        self.start(job, script, task_wait_timeout=0.5)
+        assert_failed(job.execute("train", make_task()), "task_wait_timeout", "0.5")
+
+    def test_abort_in_mid_task_and_the_next_task(self, job):
+        in_task, go_on = job.gate("in_task"), job.gate("go_on")
+        self.start(job, GATED_TRAIN)
+        signal = Signal()
+        aborted = job.submit("train", make_task(value=10.0), signal)
+        in_task.wait()
+        signal.trigger(True)
+        assert aborted.result().get_return_code() == ReturnCode.TASK_ABORTED
+        following = job.submit("train", make_task(value=20.0))
+        go_on.open()
+        in_task.wait()
+        go_on.open()
+        assert (model_of(following.result()).params["w"] == 21.0).all()
+
+    def test_abort_before_the_task_is_received(self, job):
+        script = """
+            from pathlib import Path
+            import nvflare.client as flare
+            flare.init()
+            Path(__file__).with_name("go_on").read_text()
+            while flare.is_running():
+                model = flare.receive()
+                flare.send(flare.FLModel(params={"w": model.params["w"] + 1}))
+        """
+        go_on = job.gate("go_on")
+        self.start(job, script)
+        signal = Signal()
+        signal.trigger(True)
+        aborted = job.execute("train", make_task(value=10.0), signal)
+        assert aborted.get_return_code() == ReturnCode.TASK_ABORTED
+        following = job.submit("train", make_task(value=20.0))
+        go_on.open()
+        assert (model_of(following.result()).params["w"] == 21.0).all()
+
+    def test_tasks_that_come_at_the_same_time_queue(self, job):
+        in_task, go_on = job.gate("in_task"), job.gate("go_on")
+        self.start(job, GATED_TRAIN)
+        futures = [job.submit("train", make_task(value=float(value))) for value in range(4)]
+        for _ in futures:
+            in_task.wait()
+            go_on.open()
+        assert [model_of(future.result()).params["w"][0] for future in futures] == [1.0, 2.0, 3.0, 4.0]
+
+    # The end of the job
+
+    def test_script_hears_of_the_end(self, job):
+        self.start(job, TRAIN)
+        model_of(job.execute("train", make_task()))
+        job.end()
+        assert (job.custom_dir / "ended").exists()
+
+    def test_script_that_waits_for_its_first_task_hears_of_the_end(self, job):
+        script = """
+            from pathlib import Path
+            import nvflare.client as flare
+            flare.init()
+            Path(__file__).with_name("joined").write_text("")
+            if not flare.is_running():
+                Path(__file__).with_name("ended").write_text("")
+        """
+        joined = job.gate("joined")
+        self.start(job, script)
+        joined.wait()
+        job.end()
+        assert (job.custom_dir / "ended").exists()
+
+    def test_receive_returns_none_at_the_end(self, job):
+        script = """
+            from pathlib import Path
+            import nvflare.client as flare
+            flare.init()
+            model = flare.receive()
+            flare.send(flare.FLModel(params=model.params))
+            Path(__file__).with_name("got").write_text(repr(flare.receive()))
+        """
+        self.start(job, script)
+        model_of(job.execute("train", make_task()))
+        job.end()
+        assert (job.custom_dir / "got").read_text() == "None"
+
+    def test_task_in_hand_is_gone_at_the_end(self, job):
+        script = """
+            from pathlib import Path
+            import nvflare.client as flare
+            flare.init()
+            flare.receive()
+            Path(__file__).with_name("in_task").write_text("")
+            while flare.is_running():
+                pass
+            Path(__file__).with_name("got").write_text(repr(flare.receive()))
+        """
+        in_task = job.gate("in_task")
+        self.start(job, script)
+        running = job.submit("train", make_task())
+        in_task.wait()
+        job.end()
+        assert_failed(running.result())
+        assert (job.custom_dir / "got").read_text() == "None"
+
+    def test_end_of_the_job_ends_a_running_task(self, job):
+        in_task, go_on = job.gate("in_task"), job.gate("go_on")
+        self.start(job, GATED_TRAIN)
+        running = job.submit("train", make_task())
+        in_task.wait()
+        ending = job.in_background(job.end)
+        assert_failed(running.result())
+        go_on.open()
+        ending.result()
+
+    def test_end_is_idempotent_and_events_after_it_are_harmless(self, job):
+        self.start(job, TRAIN)
+        for _ in range(2):
+            assert job.fire(EventType.END_RUN) == {}
+        assert job.fire(EventType.ABORT_TASK) == {}
+        assert_failed(job.execute("train", make_task()))
+
+    def test_models_are_collected_after_the_end(self, job):
+        self.start(job, TRAIN)
+        task = make_task()
+        result = job.execute("train", task)
+        arrays = [from_shareable(task).data["w"], model_of(result).params["w"]]
+        models = [weakref.ref(array) for array in arrays]
+        del task, result, arrays
+        job.end()
+        job.collect_garbage()
+        assert [model() for model in models] == [None, None]
+
+    def test_second_job_in_the_same_process(self, job, job_factory):
+        self.start(job, TRAIN)
+        model_of(job.execute("train", make_task()))
+        job.end()
+        second = self.start(job_factory("job-2"), TRAIN)
+        seen = model_of(second.execute("train", make_task())).meta
+        assert seen["job"] == "job-2"
+        assert second.panics == []
+
+    # Administration
+
+    def test_stats(self, job):
+        self.start(job, TRAIN)
+        model_of(job.execute("train", make_task()))
+        group = job.stats()["ClientAPIExecutor"]
+        assert group["tasks_done"] == 1
+        assert group["tasks_failed"] == 0
+        assert group["current_task"] == ""
+        assert group["state"]
+
+    def test_stats_of_a_running_task(self, job):
+        in_task, go_on = job.gate("in_task"), job.gate("go_on")
+        self.start(job, GATED_TRAIN)
+        running = job.submit("train", make_task())
+        in_task.wait()
+        assert job.stats()["ClientAPIExecutor"]["current_task"] == "train"
+        go_on.open()
+        running.result()
+
+    def test_numpy_arrays_come_as_they_are(self, job):
+        self.start(job, TRAIN)
+        arrays = {
+            "float32": np.arange(6, dtype=np.float32).reshape(2, 3),
+            "int64": np.array([1, 2]),
+            "scalar": np.array(3.0),
+        }
+        params = model_of(job.execute("train", make_task(**arrays))).params
+        assert params.keys() == arrays.keys()
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(params[name], array + 1)
+            assert params[name].dtype == array.dtype

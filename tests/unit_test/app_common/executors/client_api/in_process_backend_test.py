@@ -1,0 +1,413 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""in_process: the contract of a backend, and what concerns only a script that runs on a thread of this process."""
+
+import builtins
+import logging
+import sys
+import threading
+
+import numpy as np
+import pytest
+from client_api.backend_contract import GATED_TRAIN, TRAIN, BackendContract, fateful_script
+from job_harness import assert_failed, make_task, model_of
+
+from nvflare.apis.dxo import from_shareable
+from nvflare.app_common.executors.client_api import in_process_backend
+from nvflare.app_common.executors.client_api.backend_spec import MAX_CAUSE_BYTES
+from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
+
+# The script's thread dies by an exception, which pytest, too, hears of.
+a_thread_dies = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
+
+def in_process(job, script: str, **arguments) -> ClientAPIExecutor:
+    return ClientAPIExecutor("in_process", task_script_path=job.script(script), **arguments)
+
+
+class TestInProcess(BackendContract):
+    RETURNED = "returned"
+    EXITED = {0: "sys.exit(0)", 3: "sys.exit(3)"}
+
+    def executor(self, job, script, **arguments):
+        return in_process(job, script, **arguments)
+
+
+class TestTheEndOfAScript:
+    @pytest.mark.parametrize("statement", ["raise RuntimeError('x')", "import no_such_module", "sys.exit(3)"])
+    @pytest.mark.parametrize("phase", ["before_init", "before_receive", "before_send"])
+    def test_cause_names_the_line(self, job, phase, statement):
+        script = fateful_script(phase, statement)
+        line = script.strip("\n").count("\n", 0, script.strip("\n").index(statement)) + 1
+        job.start(in_process(job, script.strip("\n")))
+        assert_failed(job.execute("train", make_task()), "script.py", f"at line {line}")
+
+    def test_exit_with_a_message(self, job):
+        job.start(in_process(job, "import sys\nsys.exit('no data here')"))
+        assert_failed(job.execute("train", make_task()), "no data here", "at line 2")
+
+    def test_syntax_error(self, job):
+        job.start(in_process(job, "import nvflare.client as flare\nflare.init(\n"))
+        assert_failed(job.execute("train", make_task()), "SyntaxError", "script.py")
+
+    def test_hint_is_given_only_if_flare_was_never_used(self, job):
+        job.start(in_process(job, fateful_script("before_receive", "return")))
+        assert "flare.init()" not in assert_failed(job.execute("train", make_task()))
+
+    def test_end_between_two_tasks_is_logged_at_once(self, job, caplog):
+        ended = threading.Event()
+
+        class Listener(logging.Handler):
+            def emit(self, record):
+                if "every later task will fail" in record.getMessage():
+                    ended.set()
+
+        logging.getLogger().addHandler(listener := Listener())
+        try:
+            job.start(in_process(job, fateful_script("before_receive", "raise RuntimeError('too early')")))
+            ended.wait()
+        finally:
+            logging.getLogger().removeHandler(listener)
+        errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+        assert len(errors) == 1
+        assert "too early" in errors[0]
+
+    def test_script_that_stops_when_told_is_no_error(self, job, caplog):
+        job.start(in_process(job, TRAIN))
+        model_of(job.execute("train", make_task()))
+        job.end()
+        assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+    @a_thread_dies
+    @pytest.mark.parametrize("main_does", ["thread.join()", "Path(__file__).with_name('go_on').read_text()"])
+    def test_thread_that_trains_dies(self, job, main_does):
+        script = f"""
+            import threading
+            from pathlib import Path
+            import nvflare.client as flare
+
+            def train():
+                model = flare.receive()
+                raise RuntimeError("died in a thread")
+
+            flare.init()
+            thread = threading.Thread(target=train, name="trainer-1")
+            thread.start()
+            {main_does}
+        """
+        job.gate("go_on")
+        job.start(in_process(job, script))
+        texts = ("script.py", "trainer-1", "RuntimeError", "died in a thread", "at line 8")
+        for _ in range(2):
+            assert_failed(job.execute("train", make_task()), *texts)
+
+    @a_thread_dies
+    def test_thread_that_helps_dies_and_the_training_goes_on(self, job):
+        script = """
+            import threading
+            import nvflare.client as flare
+
+            def load_data():
+                raise RuntimeError("no more data")
+
+            flare.init()
+            while flare.is_running():
+                model = flare.receive()
+                helper = threading.Thread(target=load_data)
+                helper.start()
+                helper.join()
+                flare.send(flare.FLModel(params=model.params))
+        """
+        job.start(in_process(job, script))
+        for _ in range(2):
+            model_of(job.execute("train", make_task()))
+
+    def test_main_returns_while_a_thread_trains(self, job):
+        script = """
+            import threading
+            import nvflare.client as flare
+
+            def train():
+                while flare.is_running():
+                    model = flare.receive()
+                    started.wait()
+                    flare.send(flare.FLModel(params=model.params))
+
+            flare.init()
+            started = threading.Event()
+            started.set()
+            flare.is_running()
+            threading.Thread(target=train).start()
+        """
+        job.start(in_process(job, script))
+        for _ in range(2):
+            model_of(job.execute("train", make_task()))
+
+    def test_shutdown_by_the_script(self, job):
+        script = """
+            import nvflare.client as flare
+            flare.init()
+            model = flare.receive()
+            flare.send(flare.FLModel(params=model.params))
+            flare.shutdown()
+            assert not flare.is_running()
+        """
+        job.start(in_process(job, script))
+        model_of(job.execute("train", make_task()))
+        assert_failed(job.execute("train", make_task()), "flare.shutdown()")
+
+    def test_shutdown_without_an_answer(self, job):
+        script = """
+            import nvflare.client as flare
+            flare.init()
+            flare.receive()
+            flare.shutdown()
+        """
+        job.start(in_process(job, script))
+        assert_failed(job.execute("train", make_task()), "flare.shutdown()")
+
+    def test_init_as_context_manager(self, job, job_factory):
+        script = """
+            import nvflare.client as flare
+            with flare.init() as context:
+                model = flare.receive()
+                flare.send(flare.FLModel(params=model.params))
+        """
+        for harness in (job, job_factory("job-2")):
+            harness.start(in_process(harness, script))
+            model_of(harness.execute("train", make_task()))
+            assert_failed(harness.execute("train", make_task()))
+            harness.end()
+
+    def test_script_that_ignores_the_end_is_left_behind(self, job, monkeypatch, caplog):
+        monkeypatch.setattr(in_process_backend, "SCRIPT_STOP_TIMEOUT", 0.2)
+        in_task, go_on = job.gate("in_task"), job.gate("go_on")
+        job.start(in_process(job, GATED_TRAIN))
+        running = job.submit("train", make_task())
+        in_task.wait()
+        job.end()  # returns although the script still works
+        assert_failed(running.result())
+        warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert any("script.py did not stop within 0.2 s" in warning for warning in warnings)
+        go_on.open()  # what it sends now goes nowhere; `nothing_left` waits for its thread
+
+    def test_script_left_behind_does_not_disturb_the_next_job(self, job, job_factory, monkeypatch):
+        monkeypatch.setattr(in_process_backend, "SCRIPT_STOP_TIMEOUT", 0.2)
+        in_task, go_on = job.gate("in_task"), job.gate("go_on")
+        job.start(in_process(job, GATED_TRAIN))
+        running = job.submit("train", make_task(value=10.0))
+        in_task.wait()
+        job.end()
+        running.result()
+
+        following = job_factory("job-2")
+        following_in_task, following_go_on = following.gate("in_task"), following.gate("go_on")
+        following.start(in_process(following, GATED_TRAIN))
+        result = following.submit("train", make_task(value=20.0))
+        following_in_task.wait()
+        go_on.open()  # the old script sends, and ends
+        job.join_scripts()
+        following_go_on.open()
+        assert (model_of(result.result()).params["w"] == 21.0).all()
+
+
+class TestWhatAScriptSees:
+    def test_arguments_are_split_like_a_command(self, job):
+        script = """
+            import sys
+            import nvflare.client as flare
+            flare.init()
+            flare.receive()
+            flare.send(flare.FLModel(metrics={"argv": sys.argv}))
+        """
+        arguments = """--name "two words" --empty '' --path=/a\\ b -x"""
+        job.start(in_process(job, script, task_script_args=arguments))
+        argv = model_of(job.execute("train", make_task())).metrics["argv"]
+        assert argv == [str(job.custom_dir / "script.py"), "--name", "two words", "--empty", "", "--path=/a b", "-x"]
+
+    @pytest.mark.parametrize("statement", ["return", "raise RuntimeError()", "import no_such_module", "sys.exit(3)"])
+    @pytest.mark.parametrize("phase", ["before_init", "before_send"])
+    def test_interpreter_is_restored_when_the_script_ends(self, job, phase, statement):
+        before = (sys.argv, builtins.print, threading.excepthook)
+        job.start(in_process(job, fateful_script(phase, statement), task_script_args="--own"))
+        assert_failed(job.execute("train", make_task()))
+        job.join_scripts()
+        assert (sys.argv, builtins.print, threading.excepthook) == before
+
+    def test_print_goes_to_the_log(self, job, caplog):
+        script = """
+            print("to", "the", "log", sep="-", end="!", flush=True)
+            print()
+        """
+        with caplog.at_level(logging.INFO):
+            job.start(in_process(job, script))
+            assert_failed(job.execute("train", make_task()))
+        assert "to-the-log" in [record.getMessage() for record in caplog.records]
+
+    def test_print_to_a_file_goes_to_the_file(self, job, capsys):
+        script = """
+            import sys
+            from pathlib import Path
+            with open(Path(__file__).with_name("out.txt"), "w") as file:
+                print("to", "file", sep="-", end="!", file=file)
+            print("to stderr", file=sys.stderr)
+        """
+        job.start(in_process(job, script))
+        assert_failed(job.execute("train", make_task()))
+        assert (job.custom_dir / "out.txt").read_text() == "to-file!"
+        assert "to stderr\n" in capsys.readouterr().err
+
+    def test_script_in_a_folder_below(self, job):
+        (job.custom_dir / "deep" / "down").mkdir(parents=True)
+        job.script(TRAIN, "deep/down/train.py")
+        job.start(ClientAPIExecutor("in_process", task_script_path="down/train.py"))
+        model_of(job.execute("train", make_task()))
+
+    def test_script_with_an_absolute_path(self, job, tmp_path):
+        job.script(TRAIN, str(tmp_path / "train.py"))
+        job.start(ClientAPIExecutor("in_process", task_script_path=str(tmp_path / "train.py")))
+        model_of(job.execute("train", make_task()))
+
+    def test_sent_model_is_kept_with_clear_cache_false(self, job):
+        script = """
+            import nvflare.client as flare
+            from nvflare.client.api import clear
+            flare.init()
+            best = 0
+            while flare.is_running():
+                model = flare.receive()
+                sent = flare.FLModel(params={"w": model.params["w"] + best})
+                flare.send(sent, clear_cache=False)
+                best += sent.params["w"][0] + model.params["w"][0]
+                clear()
+        """
+        job.start(in_process(job, script))
+        values = [model_of(job.execute("train", make_task(value=1.0))).params["w"][0] for _ in range(3)]
+        assert values == [1.0, 3.0, 7.0]
+
+    def test_send_before_receive_is_the_scripts_error(self, job):
+        script = """
+            import nvflare.client as flare
+            flare.init()
+            flare.send(flare.FLModel(metrics={"loss": 1.0}))
+        """
+        job.start(in_process(job, script))
+        assert_failed(job.execute("train", make_task()), '"receive" needs to be called before sending model')
+
+    def test_second_result_for_a_task_is_dropped(self, job, caplog):
+        script = """
+            import nvflare.client as flare
+            flare.init()
+            while flare.is_running():
+                model = flare.receive()
+                flare.send(flare.FLModel(params=dict(model.params)), clear_cache=False)
+                flare.send(flare.FLModel(params={"w": model.params["w"] * 0 - 1}))
+        """
+        job.start(in_process(job, script))
+        for value in (1.0, 2.0, 3.0):
+            assert model_of(job.execute("train", make_task(value=value))).params["w"][0] == value
+        warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert sum("a result was dropped" in warning for warning in warnings) >= 2  # the last one may be on its way
+
+    def test_receive_with_a_timeout(self, job):
+        script = """
+            from pathlib import Path
+            import nvflare.client as flare
+            flare.init()
+            first = flare.receive(timeout=0.05)
+            Path(__file__).with_name("in_task").write_text("")
+            model = flare.receive(timeout=60)
+            flare.send(flare.FLModel(metrics={"first": repr(first), "value": float(model.params["w"][0])}))
+        """
+        in_task = job.gate("in_task")
+        job.start(in_process(job, script))
+        in_task.wait()
+        assert model_of(job.execute("train", make_task(value=2.0))).metrics == {"first": "None", "value": 2.0}
+
+    def test_task_with_bad_data_fails_with_the_cause(self, job):
+        job.start(in_process(job, TRAIN))
+        task = make_task()
+        task["DXO"] = "spoiled"
+        assert_failed(job.execute("train", task), "script.py", "raised")
+
+
+class TestMemory:
+    @pytest.mark.parametrize("gc_rounds, expected", [(0, []), (1, [1, 2, 3, 4]), (2, [2, 4])])
+    def test_garbage_is_collected_every_so_many_rounds(self, job, caplog, gc_rounds, expected):
+        with caplog.at_level(logging.INFO):
+            job.start(in_process(job, TRAIN, memory_gc_rounds=gc_rounds))
+            for number in range(4):
+                model_of(job.execute("train", make_task(current_round=number)))
+            job.end()
+        messages = [record.getMessage() for record in caplog.records]
+        assert [text for text in messages if text.startswith("Memory cleanup")] == [
+            f"Memory cleanup performed at round {number}" for number in expected
+        ]
+
+
+class TestFormats:
+    def test_parameters_are_converted_on_the_scripts_side(self, job, client_config):
+        client_config(params_exchange_format="keras_layer_weights")
+        script = """
+            import nvflare.client as flare
+            flare.init()
+            while flare.is_running():
+                layers = flare.receive().params
+                assert list(layers) == ["dense"]  # as keras knows them
+                flare.send(flare.FLModel(params={"dense": [weights + 1 for weights in layers["dense"]]}))
+        """
+        job.start(in_process(job, script))
+        for _ in range(2):
+            task = make_task(dense_nvf_0=np.zeros((2, 3)), dense_nvf_1=np.zeros(3))
+            params = from_shareable(job.execute("train", task)).data
+            assert {name: value.tolist() for name, value in params.items()} == {
+                "dense_nvf_0": [[1.0] * 3] * 2,
+                "dense_nvf_1": [1.0] * 3,
+            }
+
+    def test_raw_parameters_pass_through(self, job, client_config):
+        client_config(params_exchange_format="raw", server_expected_format="raw")
+        job.start(in_process(job, TRAIN))
+        assert model_of(job.execute("train", make_task(w=41))).params == {"w": 42}
+
+    def test_pytorch_parameters_pass_through_if_the_server_takes_them(self, job, client_config):
+        client_config(params_exchange_format="pytorch", server_expected_format="pytorch")
+        job.start(in_process(job, TRAIN))
+        assert (model_of(job.execute("train", make_task(value=1.0))).params["w"] == 2.0).all()
+
+    def test_difference_of_a_format_without_one_is_the_scripts_error(self, job, client_config):
+        client_config(params_exchange_format="raw", params_transfer_type="DIFF")
+        job.start(in_process(job, TRAIN))
+        assert_failed(job.execute("train", make_task(w=41)), "no default params diff function", "raw")
+
+
+class TestStart:
+    @pytest.mark.parametrize("path", ["missing.py", "/nowhere/missing.py"])
+    def test_missing_script_is_named(self, job, path):
+        job.start(ClientAPIExecutor("in_process", task_script_path=path))
+        assert len(job.panics) == 1
+        assert path in job.panics[0] and "in_process" in job.panics[0]
+        assert_failed(job.execute("train", make_task()), "not running")
+
+    def test_two_in_process_executors_in_one_job(self, job):
+        first, second = in_process(job, TRAIN), in_process(job, TRAIN)
+        job.start(first, second)
+        assert len(job.panics) == 1
+        assert "another in_process executor" in job.panics[0]
+        model_of(job.execute("train", make_task()))  # the first one is unharmed
+
+    def test_panic_is_short(self, job):
+        job.start(ClientAPIExecutor("in_process", task_script_path="x" * 2 * MAX_CAUSE_BYTES + ".py"))
+        assert len(job.panics[0].encode()) <= MAX_CAUSE_BYTES

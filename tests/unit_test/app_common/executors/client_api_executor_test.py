@@ -1,0 +1,320 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The surface of ClientAPIExecutor: names and defaults, the validation matrix, and the way through a job's config."""
+
+import inspect
+import itertools
+import json
+import math
+from argparse import Namespace
+from dataclasses import fields
+
+import pytest
+
+from nvflare.apis.workspace import Workspace
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.executors import client_api_executor
+from nvflare.app_common.executors.client_api.arguments import RULES
+from nvflare.app_common.executors.client_api.backend_spec import (
+    ClientAPIBackendContext,
+    ClientAPIBackendSpec,
+)
+from nvflare.app_common.executors.client_api_executor import (
+    ALL_EXECUTION_MODES,
+    FED_ANALYTIC_EVENT_TYPE,
+    ClientAPIExecutor,
+    ExecutionMode,
+)
+from nvflare.fuel.utils.config_service import ConfigService
+from nvflare.job_config.api import FedJob
+from nvflare.private.fed.client.client_json_config import ClientJsonConfigurator
+
+IN_PROCESS, EXTERNAL, ATTACH = ExecutionMode.IN_PROCESS, ExecutionMode.EXTERNAL_PROCESS, ExecutionMode.ATTACH
+
+SURFACE = {
+    "execution_mode": inspect.Parameter.empty,
+    "command": None,
+    "task_script_path": None,
+    "task_script_args": "",
+    "launch_once": True,
+    "launch_timeout": None,
+    "shutdown_timeout": None,
+    "stop_grace_period": 30.0,
+    "heartbeat_interval": 5.0,
+    "heartbeat_timeout": 30.0,
+    "task_wait_timeout": None,
+    "result_wait_timeout": None,
+    "train_task_name": AppConstants.TASK_TRAIN,
+    "evaluate_task_name": AppConstants.TASK_VALIDATION,
+    "submit_model_task_name": AppConstants.TASK_SUBMIT_MODEL,
+    "train_with_evaluation": False,
+    "memory_gc_rounds": 0,
+    "cuda_empty_cache": False,
+    "attach_timeout": None,
+    "allow_reconnect": False,
+}
+
+# What each mode cannot do without.
+REQUIRED = {
+    IN_PROCESS: {"task_script_path": "train.py"},
+    EXTERNAL: {"command": "python3 train.py"},
+    ATTACH: {},
+}
+
+# For each argument a valid value that is not its default.
+GOOD = {
+    "command": "torchrun --nproc_per_node=2 'my train.py'",
+    "task_script_path": "src/train_2.py",
+    "task_script_args": "--name 'two words'",
+    "launch_once": False,
+    "launch_timeout": 60,
+    "shutdown_timeout": 0,
+    "stop_grace_period": 0.0,
+    "heartbeat_interval": 1.5,
+    "heartbeat_timeout": 45,
+    "task_wait_timeout": 0.5,
+    "result_wait_timeout": 3600,
+    "train_task_name": "fit",
+    "evaluate_task_name": "score",
+    "submit_model_task_name": "hand_in",
+    "train_with_evaluation": True,
+    "memory_gc_rounds": 2,
+    "cuda_empty_cache": True,
+    "attach_timeout": 120.0,
+    "allow_reconnect": True,
+}
+
+NOT_A_TEXT = [7, True, b"train.py", ["train.py"]]
+UNBALANCED = ["train 'it", 'train "it', "train\\"]
+NOT_SECONDS = ["5", True, [5], -1, -0.1, math.nan, math.inf, -math.inf]
+NOT_A_FLAG = [None, 2, "yes", "", [True]]
+NOT_A_NAME = [None, "", "  ", 7, True]
+
+BAD = {
+    "command": NOT_A_TEXT + UNBALANCED,
+    "task_script_path": NOT_A_TEXT + ["train", "train.sh", "train.py "],
+    "task_script_args": NOT_A_TEXT + UNBALANCED + [None],
+    "launch_once": NOT_A_FLAG,
+    "launch_timeout": NOT_SECONDS + [0],
+    "shutdown_timeout": NOT_SECONDS,
+    "stop_grace_period": NOT_SECONDS + [None],
+    "heartbeat_interval": NOT_SECONDS + [None, 0],
+    "heartbeat_timeout": NOT_SECONDS + [None],
+    "task_wait_timeout": NOT_SECONDS + [0],
+    "result_wait_timeout": NOT_SECONDS + [0],
+    "train_task_name": NOT_A_NAME,
+    "evaluate_task_name": NOT_A_NAME,
+    "submit_model_task_name": NOT_A_NAME,
+    "train_with_evaluation": NOT_A_FLAG,
+    "memory_gc_rounds": [None, -1, 1.0, "1", True],
+    "cuda_empty_cache": NOT_A_FLAG,
+    "attach_timeout": NOT_SECONDS + [0],
+    "allow_reconnect": NOT_A_FLAG,
+}
+
+MATRIX = list(itertools.product(RULES, ALL_EXECUTION_MODES))
+MEANINGFUL = [(name, mode) for name, mode in MATRIX if mode in RULES[name].modes]
+IGNORED = [(name, mode) for name, mode in MATRIX if mode not in RULES[name].modes]
+
+
+def make(mode: str, **arguments) -> ClientAPIExecutor:
+    """An executor with what its mode requires, and the arguments."""
+    return ClientAPIExecutor(mode, **{**REQUIRED[mode], **arguments})
+
+
+def arguments_of(executor: ClientAPIExecutor) -> dict:
+    context = executor._build_backend_context()
+    return {field.name: getattr(context, field.name) for field in fields(context) if field.name != "executor"}
+
+
+class TestSurface:
+    def test_names_order_and_defaults(self):
+        parameters = list(inspect.signature(ClientAPIExecutor).parameters.values())
+        assert [(p.name, p.default) for p in parameters] == list(SURFACE.items())
+        assert all(p.kind == inspect.Parameter.POSITIONAL_OR_KEYWORD for p in parameters)
+
+    def test_tables_cover_the_surface(self):
+        arguments = set(SURFACE) - {"execution_mode"}
+        assert set(RULES) == set(GOOD) == set(BAD) == arguments
+        assert {field.name for field in fields(ClientAPIBackendContext)} == set(SURFACE) | {"executor"}
+        assert all(GOOD[name] != SURFACE[name] for name in arguments)
+
+    def test_modes(self):
+        assert ALL_EXECUTION_MODES == ("in_process", "external_process", "attach")
+        assert (IN_PROCESS, EXTERNAL, ATTACH) == ALL_EXECUTION_MODES
+
+    def test_names_that_others_rely_on(self):
+        assert FED_ANALYTIC_EVENT_TYPE == client_api_executor.FED_ANALYTIC_EVENT_TYPE == "fed.analytix_log_stats"
+        executor = make(IN_PROCESS)
+        assert executor._analytics_fire_fed_event is False
+        executor.set_analytics_fire_fed_event(1)
+        assert executor._analytics_fire_fed_event is True
+        assert list(inspect.signature(executor.fire_log_analytics).parameters) == ["fl_ctx", "dxo"]
+        registry = executor._backend_registry()
+        assert registry == {
+            IN_PROCESS: executor._create_in_process_backend,
+            EXTERNAL: executor._create_external_process_backend,
+            ATTACH: executor._create_attach_backend,
+        }
+
+    def test_backend_is_the_modes(self):
+        backend = make(IN_PROCESS)._create_backend()
+        assert isinstance(backend, ClientAPIBackendSpec)
+
+    def test_context_holds_the_arguments_and_cannot_be_changed(self):
+        executor = make(IN_PROCESS, memory_gc_rounds=3)
+        context = executor._build_backend_context()
+        assert context.executor is executor
+        assert arguments_of(executor) == {
+            **SURFACE,
+            "execution_mode": IN_PROCESS,
+            **REQUIRED[IN_PROCESS],
+            "memory_gc_rounds": 3,
+        }
+        with pytest.raises(AttributeError):
+            context.command = "another"
+
+    def test_no_backend_is_loaded_before_the_job_starts(self, run_python):
+        run_python("""
+            import sys
+            from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
+            ClientAPIExecutor("in_process", task_script_path="train.py")
+            loaded = [name for name in sys.modules if name.endswith("_backend") and "client_api" in name]
+            assert not loaded, loaded
+            assert "torch" not in sys.modules
+            """)
+
+
+class TestValidation:
+    @pytest.mark.parametrize("name, mode", MEANINGFUL)
+    def test_argument_is_taken_where_it_has_a_meaning(self, name, mode):
+        assert arguments_of(make(mode, **{name: GOOD[name]}))[name] == GOOD[name]
+
+    @pytest.mark.parametrize("name, mode", IGNORED)
+    def test_argument_is_refused_where_it_has_no_meaning(self, name, mode):
+        with pytest.raises(ValueError) as error:
+            make(mode, **{name: GOOD[name]})
+        for text in (name, repr(GOOD[name]), *RULES[name].modes, mode):
+            assert text in str(error.value)
+
+    @pytest.mark.parametrize("name, mode", IGNORED)
+    def test_default_is_taken_even_where_it_has_no_meaning(self, name, mode):
+        assert arguments_of(make(mode, **{name: SURFACE[name]}))[name] == SURFACE[name]
+
+    @pytest.mark.parametrize("name, mode", MEANINGFUL)
+    def test_bad_values_are_refused(self, name, mode):
+        for value in BAD[name]:
+            with pytest.raises(ValueError) as error:
+                make(mode, **{name: value})
+            assert str(error.value).startswith(f"{name} must be"), value
+            assert repr(value) in str(error.value)
+
+    @pytest.mark.parametrize("name, mode", IGNORED)
+    def test_bad_values_are_refused_in_other_modes_too(self, name, mode):
+        for value in BAD[name]:
+            if value is None:
+                continue  # says that nothing is set
+            if RULES[name].required and isinstance(value, str) and not value.strip():
+                continue
+            with pytest.raises(ValueError) as error:
+                make(mode, **{name: value})
+            assert name in str(error.value) and mode in str(error.value), value
+
+    @pytest.mark.parametrize("name, mode", [("command", EXTERNAL), ("task_script_path", IN_PROCESS)])
+    @pytest.mark.parametrize("value", [None, "", " \t"])
+    def test_required_argument(self, name, mode, value):
+        with pytest.raises(ValueError, match=f"{name} must be set in execution_mode {mode}"):
+            ClientAPIExecutor(mode, **{name: value})
+
+    @pytest.mark.parametrize("name, mode", [("command", IN_PROCESS), ("task_script_path", EXTERNAL)])
+    def test_blank_means_unset(self, name, mode):
+        assert arguments_of(make(mode, **{name: "  "}))[name] is None
+
+    @pytest.mark.parametrize("mode", ["", "IN_PROCESS", "inprocess", None, 1, ["attach"]])
+    def test_unknown_mode(self, mode):
+        with pytest.raises(ValueError) as error:
+            ClientAPIExecutor(mode)
+        assert "execution_mode" in str(error.value) and repr(mode) in str(error.value)
+        assert all(valid in str(error.value) for valid in ALL_EXECUTION_MODES)
+
+    def test_mode_is_required(self):
+        with pytest.raises(TypeError, match="execution_mode"):
+            ClientAPIExecutor()
+
+    @pytest.mark.parametrize("mode", [EXTERNAL, ATTACH])
+    @pytest.mark.parametrize("interval, timeout", [(5.0, 5.0), (30.0, 5.0), (5, 4.999)])
+    def test_heartbeat_interval_must_be_less_than_the_timeout(self, mode, interval, timeout):
+        with pytest.raises(ValueError) as error:
+            make(mode, heartbeat_interval=interval, heartbeat_timeout=timeout)
+        for text in ("heartbeat_interval", "heartbeat_timeout", repr(interval), repr(timeout)):
+            assert text in str(error.value)
+
+    def test_heartbeat_check_can_be_switched_off_for_an_owned_process_only(self):
+        assert arguments_of(make(EXTERNAL, heartbeat_timeout=0))["heartbeat_timeout"] == 0
+        with pytest.raises(ValueError, match="heartbeat_timeout .* attach"):
+            make(ATTACH, heartbeat_timeout=0)
+
+    @pytest.mark.parametrize("name", [name for name in SURFACE if isinstance(SURFACE[name], bool)])
+    def test_flags_are_stored_as_bool(self, name):
+        mode = RULES[name].modes[0]
+        for given, stored in ((1, True), (0, False)):
+            assert arguments_of(make(mode, **{name: given}))[name] is stored
+
+
+class TestExport:
+    """FedJob writes an executor to a configuration file, and nvflare's own reader makes it again."""
+
+    @pytest.fixture
+    def round_trip(self, tmp_path):
+        def export_and_load(executor):
+            job = FedJob(name="round_trip", min_clients=1)
+            job.to(executor, "site-1", tasks=["train", "validate"])
+            job.export_job(str(tmp_path))
+            (file,) = tmp_path.glob("round_trip/*/config/config_fed_client.json")
+            return json.loads(file.read_text())["executors"][0], self.load(file, tmp_path)
+
+        yield export_and_load
+        ConfigService.reset()
+
+    @staticmethod
+    def load(file, tmp_path):
+        for folder in ("startup", "local"):
+            (tmp_path / folder).mkdir()
+        args = Namespace(
+            sp_scheme="grpc", sp_target="localhost:8002", job_id="job-1", client_name="site-1", workspace=str(tmp_path)
+        )
+        ConfigService.initialize({}, [str(file.parent)])
+        workspace = Workspace(str(tmp_path), site_name="site-1")
+        configurator = ClientJsonConfigurator(workspace, str(file), args, str(file.parent))
+        configurator.configure()
+        return configurator.executors[0].executor
+
+    @pytest.mark.parametrize("mode", ALL_EXECUTION_MODES)
+    def test_every_argument_comes_back(self, round_trip, mode):
+        arguments = {name: GOOD[name] for name, rule in RULES.items() if mode in rule.modes}
+        config, loaded = round_trip(ClientAPIExecutor(mode, **arguments))
+        assert config["tasks"] == ["train", "validate"]
+        assert config["executor"]["args"] == {"execution_mode": mode, **arguments}
+        assert type(loaded) is ClientAPIExecutor
+        assert arguments_of(loaded) == {**SURFACE, "execution_mode": mode, **arguments}
+
+    @pytest.mark.parametrize("mode", ALL_EXECUTION_MODES)
+    def test_defaults_are_left_out(self, round_trip, mode):
+        config, loaded = round_trip(make(mode))
+        assert config["executor"]["args"] == {"execution_mode": mode, **REQUIRED[mode]}
+        assert arguments_of(loaded) == {**SURFACE, "execution_mode": mode, **REQUIRED[mode]}
+
+    def test_every_argument_is_exported_in_some_mode(self):
+        assert {name for name, _ in MEANINGFUL} == set(RULES)

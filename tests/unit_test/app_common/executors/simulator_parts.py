@@ -1,0 +1,39 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the simulator tests put into their jobs, next to the training script."""
+
+import json
+import os
+
+from nvflare.apis.analytix import AnalyticsData
+from nvflare.apis.dxo import from_shareable
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.app_common.widgets.streaming import AnalyticsReceiver
+
+
+class LogKeeper(AnalyticsReceiver):
+    """Writes every log record that reaches the server to a file, in the order of arrival."""
+
+    def initialize(self, fl_ctx: FLContext):
+        run_dir = fl_ctx.get_workspace().get_run_dir(fl_ctx.get_job_id())
+        self._file = open(os.path.join(run_dir, "log_records.jsonl"), "w")
+
+    def save(self, fl_ctx: FLContext, shareable: Shareable, record_origin: str):
+        data = AnalyticsData.from_dxo(from_shareable(shareable))
+        self._file.write(json.dumps([record_origin, data.tag, data.value, data.step]) + "\n")
+
+    def finalize(self, fl_ctx: FLContext):
+        self._file.close()
