@@ -316,7 +316,9 @@ class ClientAPIExecutor(Executor):
         return ExternalProcessBackend()
 
     def _create_attach_backend(self) -> ClientAPIBackendSpec:
-        raise TrainerError("attach is not available in this version")
+        from nvflare.app_common.executors.client_api.attach_backend import AttachBackend
+
+        return AttachBackend()
 
 
 _DEFAULTS = {name: p.default for name, p in inspect.signature(ClientAPIExecutor.__init__).parameters.items()}

@@ -24,12 +24,14 @@ import tempfile
 from enum import Enum
 from typing import Type
 
-from nvflare.apis.fl_constant import FLMetaKey, SystemConfigs
+from nvflare.apis.fl_constant import ConnPropKey, FLMetaKey, SystemConfigs
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext, TrainerError
+from nvflare.app_common.executors.client_api.handshake import new_session_keys
 from nvflare.app_common.executors.client_api.trainer_pipe import CHANNEL, TrainerPipe
 from nvflare.app_common.utils.export_utils import update_export_props
 from nvflare.client.config import ConfigKey, ExchangeFormat, TransferType
+from nvflare.fuel.data_event.utils import get_scope_property
 from nvflare.fuel.utils.config_service import ConfigService
 from nvflare.fuel.utils.constants import Mode
 
@@ -70,6 +72,24 @@ def _choice(key: str, choices: Type[Enum], default: Enum) -> str:
     except ValueError:
         allowed = ", ".join(choice.value for choice in choices)
         raise TrainerError(f"{key} in the job's client config must be one of {allowed}, but is {value!r}") from None
+
+
+def session_pipe_args(context: ClientAPIBackendContext, pass_through: bool, fl_ctx: FLContext) -> dict:
+    """Returns the arguments of both ends of a new session's pipe."""
+    core_cell = fl_ctx.get_engine().get_cell().core_cell
+    site_name = fl_ctx.get_identity_name()
+    # The simulator has no connection properties; elsewhere an empty URL means "through the client parent".
+    is_simulated = not get_scope_property(site_name, ConnPropKey.ROOT_CONN_PROPS)
+    return {
+        "site_name": site_name,
+        "root_url": core_cell.root_url if is_simulated else "",
+        "secure_mode": core_cell.secure,
+        "workspace": fl_ctx.get_workspace().get_root_dir(),
+        "heartbeat_interval": context.heartbeat_interval,
+        "heartbeat_timeout": context.heartbeat_timeout,
+        "pass_through": pass_through,
+        **new_session_keys(),
+    }
 
 
 def session_bootstrap(config: dict, pipe_args: dict, fl_ctx: FLContext) -> dict:

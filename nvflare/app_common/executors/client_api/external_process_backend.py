@@ -29,7 +29,6 @@ from contextlib import ExitStack
 from typing import Optional
 
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import ConnPropKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
@@ -44,9 +43,9 @@ from nvflare.app_common.executors.client_api.bootstrap import (
     client_config,
     remove_bootstrap,
     session_bootstrap,
+    session_pipe_args,
     write_bootstrap,
 )
-from nvflare.app_common.executors.client_api.handshake import new_session_keys
 from nvflare.app_common.executors.client_api.pass_through import PassThrough
 from nvflare.app_common.executors.client_api.trainer_pipe import TrainerPipe
 from nvflare.app_common.executors.client_api.trainer_process import (
@@ -58,7 +57,6 @@ from nvflare.app_common.executors.client_api.trainer_process import (
 )
 from nvflare.app_common.executors.client_api.trainer_session import SessionState, TrainerSession
 from nvflare.client.constants import CLIENT_API_CONFIG
-from nvflare.fuel.data_event.utils import get_scope_property
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.log_utils import get_obj_logger
 
@@ -79,7 +77,7 @@ class _Trainer:
         self._usage = TreeUsage(0.0, False)  # when the present silence of the trainer began
         self._last_silence = 0.0
         self._bootstrap = os.path.join(fl_ctx.get_workspace().get_app_config_dir(self._job_id), CLIENT_API_CONFIG)
-        self._pipe_args = {**_pipe_args(context, fl_ctx), "pass_through": pass_through}
+        self._pipe_args = session_pipe_args(context, pass_through, fl_ctx)
         self.process = TrainerProcess(stop_grace_period=context.stop_grace_period, on_exit=self._handle_exit)
         self.session = TrainerSession(
             TrainerPipe(mode=Mode.PASSIVE.value, **self._pipe_args),
@@ -157,6 +155,8 @@ class _Trainer:
             return ""
         if usage.is_stopped:
             return f"the trainer is frozen: its processes have been stopped for {limit} s (SIGSTOP?)"
+        if not self.session.trainer:
+            return ""  # before flare.init() nobody sends heartbeats, and a script may wait for its data or its peers
         if usage.cpu_seconds - self._usage.cpu_seconds < MIN_CPU_SECONDS:
             return f"the trainer is frozen: no heartbeat and no use of the CPU for {limit} s (a deadlock?)"
         self._usage, self._last_silence = usage, 0.0
@@ -274,23 +274,6 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
             trainer.stop("the job ends")
         if self._teardown:
             self._teardown.join()
-
-
-def _pipe_args(context: ClientAPIBackendContext, fl_ctx: FLContext) -> dict:
-    """Returns the arguments of both ends of a new session's pipe."""
-    core_cell = fl_ctx.get_engine().get_cell().core_cell
-    site_name = fl_ctx.get_identity_name()
-    # The simulator has no connection properties; elsewhere an empty URL means "through the client parent".
-    is_simulated = not get_scope_property(site_name, ConnPropKey.ROOT_CONN_PROPS)
-    return {
-        "site_name": site_name,
-        "root_url": core_cell.root_url if is_simulated else "",
-        "secure_mode": core_cell.secure,
-        "workspace": fl_ctx.get_workspace().get_root_dir(),
-        "heartbeat_interval": context.heartbeat_interval,
-        "heartbeat_timeout": context.heartbeat_timeout,
-        **new_session_keys(),
-    }
 
 
 def _indented(output: str) -> str:

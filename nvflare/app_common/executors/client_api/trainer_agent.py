@@ -37,13 +37,15 @@ from nvflare.fuel.f3 import communicator
 from nvflare.fuel.f3.comm_config import CommConfigurator
 from nvflare.fuel.f3.drivers.tcp_driver import TcpDriver
 from nvflare.fuel.utils.log_utils import get_obj_logger
-from nvflare.fuel.utils.pipe.pipe import Message
+from nvflare.fuel.utils.pipe.pipe import Message, Topic
 
 # Log records in one message, and that may wait for being sent.
 METRICS_BATCH = 500
 MAX_PENDING_METRICS = 10_000
 # Seconds that a result waits for the log records before it, and the end of the script for the last ones.
 METRICS_FLUSH_TIMEOUT = 30.0
+# Seconds that a trainer which leaves waits for the job to take note.
+GOODBYE_TIMEOUT = 1.0
 
 # The job's side reads the level off each line, and adds the time.
 LOG_FORMAT = "%(levelname)s:%(name)s:%(message)s"
@@ -76,6 +78,7 @@ class TrainerAgent(FlareAgentWithFLModel):
     def __init__(self, pipe: TrainerPipe, **kwargs):
         super().__init__(pipe=pipe, **{**kwargs, "heartbeat_timeout": 0})
         self.pipe_handler = TrainerPipeHandler(pipe, pipe.heartbeat_interval, pipe.heartbeat_timeout)
+        self.is_job_lost = False  # the session has ended, and not because the job said so
         self._metrics = _MetricsSender(pipe)
 
     def start(self) -> None:
@@ -102,12 +105,16 @@ class TrainerAgent(FlareAgentWithFLModel):
         # Runs on the reader's thread, which ends with this message: the pipe is closed by stop().
         self.logger.info(f"the job has ended this session: {msg.topic.strip('_')} {msg.data}")
         self.asked_to_stop = True
+        self.is_job_lost = msg.topic == Topic.PEER_GONE
         self.pipe.gone.trigger(msg.data)
         pipe_handler.stop(close_pipe=False)
 
     def stop(self) -> None:
         """Sends what was logged and leaves the session. Idempotent."""
         self._metrics.close()
+        if self.pipe.is_attached and not self.asked_to_stop:
+            # Nobody watches this process: without a word the job would notice only by the missing heartbeats.
+            self.pipe.send(Message.new_request(Topic.END, "the trainer has left"), GOODBYE_TIMEOUT)
         self.asked_to_stop = True
         self.pipe_handler.stop(close_pipe=False)
         self.pipe.close()
@@ -129,7 +136,7 @@ class TrainerAgent(FlareAgentWithFLModel):
                 return self._accept(request)
             if remaining is not None and remaining <= 0:
                 return None
-        raise AgentClosed("the session with the job has ended")
+        raise AgentClosed(f"the session with the job has ended: {self.pipe.gone.value}")
 
     def _accept(self, request: Message) -> Task:
         shareable: Shareable = request.data
@@ -142,6 +149,9 @@ class TrainerAgent(FlareAgentWithFLModel):
         """Sends the result of the current task; returns when the job has it, and tells whether it has.
 
         Errors in the conversion of the result are raised: they are the script's to see.
+
+        Raises:
+            AgentClosed: the job is gone.
         """
         task = self.current_task
         if not task:

@@ -107,6 +107,7 @@ class TrainerPipe(CellPipe):
         heartbeat_interval: float = 5.0,
         heartbeat_timeout: float = 30.0,
         pass_through: bool = False,
+        is_attached: bool = False,
     ):
         """Initializes one end of the pipe; nothing is connected before `open()`.
 
@@ -123,6 +124,7 @@ class TrainerPipe(CellPipe):
             heartbeat_interval (float): seconds.
             heartbeat_timeout (float): seconds; 0 for no check.
             pass_through (bool): whether the server may pull large results from the trainer, past the CJ.
+            is_attached (bool): whether somebody else owns the trainer's process.
         """
         is_trainer = mode == Mode.ACTIVE.value
         unique = f"{token}-{secrets.token_hex(4)}" if is_trainer else token
@@ -134,6 +136,7 @@ class TrainerPipe(CellPipe):
         self.heartbeat_interval = heartbeat_interval
         self.heartbeat_timeout = heartbeat_timeout
         self.pass_through = pass_through
+        self.is_attached = is_attached
         self.gone = Gone()  # the peer is gone: no send waits for it any more
         self.on_hello: Optional[Callable[[dict, str], dict]] = None  # answers a HELLO: (hello, sender) -> answer
         self.on_metrics: Optional[Callable[[list], None]] = None  # takes a batch of metrics before it is acknowledged

@@ -39,7 +39,7 @@ from nvflare.app_common.executors.task_exchanger import TaskExchanger
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
 
 # Seconds that the trainer gets to acknowledge that the session ends.
-END_TIMEOUT = 2.0
+END_TIMEOUT = 1.5
 
 
 class SessionState(Enum):
@@ -73,6 +73,8 @@ class TrainerSession(TaskExchanger):
         result_wait_timeout: Optional[float],
         on_metrics: Callable[[DXO], None],
         find_death: Optional[Callable[[float], str]] = None,
+        on_state: Optional[Callable[[SessionState], None]] = None,
+        on_bad_proof: Optional[Callable[[int], None]] = None,
     ):
         """Initializes a session; it is not open for a trainer before `open()`.
 
@@ -83,6 +85,8 @@ class TrainerSession(TaskExchanger):
             result_wait_timeout (float, optional): seconds from then on to its result.
             on_metrics (Callable): takes each log record of the trainer, in order.
             find_death (Callable, optional): see TrainerPipeHandler.
+            on_state (Callable, optional): told of each new state, on the thread that changed it; must return soon.
+            on_bad_proof (Callable, optional): told how many wrong proofs there were; must return soon.
         """
         super().__init__(
             pipe_id="", peer_read_timeout=task_wait_timeout, task_wait_time=result_wait_timeout, heartbeat_timeout=None
@@ -94,6 +98,9 @@ class TrainerSession(TaskExchanger):
         self.trainer = {}  # what the trainer told of itself in its HELLO
         self._session_name = name
         self._on_metrics = on_metrics
+        self._on_state = on_state
+        self._on_bad_proof = on_bad_proof
+        self._bad_proofs = 0
         self._changed = threading.Condition()
         self._since = time.monotonic()
         self._request: Optional[Message] = None  # the task in hand
@@ -208,6 +215,9 @@ class TrainerSession(TaskExchanger):
     def _reject_reason(self, hello: dict, sender: str) -> str:
         fault = find_hello_fault(hello, self.pipe.secret, self.pipe.challenge)
         if fault:
+            self._bad_proofs += 1
+            if self._on_bad_proof:
+                self._on_bad_proof(self._bad_proofs)
             return fault
         claim = without_proof(hello)
         with self._changed:
@@ -262,4 +272,6 @@ class TrainerSession(TaskExchanger):
             elapsed, self._since = now - self._since, now
             self._changed.notify_all()
         self.logger.info(f"session {self._session_name}: {old.value} -> {state.value} after {elapsed:.2f} s: {why}")
+        if self._on_state:
+            self._on_state(state)
         return True

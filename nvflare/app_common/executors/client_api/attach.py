@@ -1,0 +1,239 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The trainer's side of attach: finds, waits for and claims the rendezvous of a job, and runs a script in this process.
+
+    python -m nvflare.app_common.executors.client_api.attach --workspace DIR -- train.py ARGS
+    torchrun ... -m nvflare.app_common.executors.client_api.attach --workspace DIR -- train.py ARGS
+
+A notebook or a service calls `wait_for()` and passes what it returns to `flare.init(config_file=...)`.
+
+Exit codes: 0 the job or the script ended well, 1 the script failed, 2 wrong usage, 3 there was no job to attach to,
+4 the rendezvous was refused, 5 the job rejected this trainer, 6 the job was lost.
+"""
+
+import argparse
+import os
+import runpy
+import sys
+import threading
+import time
+import traceback
+from enum import IntEnum
+from typing import List, Optional
+
+import nvflare.client.api as client_api
+from nvflare.app_common.executors.client_api.handshake import HandshakeError
+from nvflare.app_common.executors.client_api.rendezvous import (
+    RANKS_FILE,
+    RENDEZVOUS_FILE,
+    Claim,
+    RendezvousGone,
+    RendezvousRefused,
+    RendezvousTaken,
+    find_files,
+)
+from nvflare.client import api_context
+from nvflare.client.api_spec import CLIENT_API_TYPE_KEY
+from nvflare.fuel.utils.config_service import ConfigService
+
+# Seconds between two looks at the workspace: it may be on a shared file system, which tells nobody of new files.
+LOOK_INTERVAL = 0.2
+# Seconds between two lines that tell that it still waits.
+PROGRESS_INTERVAL = 10.0
+
+
+class ExitCode(IntEnum):
+    ENDED = 0
+    FAILED = 1
+    NOBODY = 3
+    REFUSED = 4
+    REJECTED = 5
+    LOST = 6
+
+
+class NobodyToAttachTo(Exception):
+    """No job opened a rendezvous in the given time."""
+
+
+_claim: Optional[Claim] = None  # held until the next one, or the end of the process
+
+
+def wait_for(
+    workspace: str, job: Optional[str] = None, site: Optional[str] = None, timeout: Optional[float] = None
+) -> str:
+    """Waits for the rendezvous of a job and claims it.
+
+    Args:
+        workspace: the site's workspace folder, or a folder with the workspaces of several sites.
+        job: the job's id; default: any.
+        site: the site's name; default: any.
+        timeout: seconds; default: no limit.
+
+    Returns:
+        The path for `flare.init(config_file=...)`, which is to be called soon.
+
+    Raises:
+        NobodyToAttachTo: the time is up.
+        RendezvousRefused: the time is up, and what was found must not be used; the text says why.
+    """
+    global _claim
+    if _claim:
+        _claim.close()
+        _claim = None
+    _claim = _wait(lambda: _claim_any(workspace, job, site), f"a job in {workspace}", timeout)
+    _prepare_client_api(str(_claim.path))
+    return str(_claim.path)
+
+
+def _prepare_client_api(config_file: str) -> None:
+    os.environ[CLIENT_API_TYPE_KEY] = api_context.ClientAPIType.EX_PROCESS_API.value
+    # Where nvflare looks for comm_config.json: by default below the working directory, which may be somebody's home.
+    ConfigService.initialize(section_files={}, config_path=[os.path.dirname(config_file)])
+
+
+def _claim_any(workspace: str, job: Optional[str], site: Optional[str]) -> Optional[Claim]:
+    refused = None
+    for path in find_files(workspace, RENDEZVOUS_FILE, job, site):
+        try:
+            return Claim(path)
+        except (RendezvousGone, RendezvousTaken):
+            pass
+        except RendezvousRefused as e:
+            refused = e
+    if refused:
+        raise refused
+    return None
+
+
+def _wait(look, what: str, timeout: Optional[float]):
+    """Looks until something is there; says every now and then that it still waits."""
+    start = last_word = time.monotonic()
+    pause, refused, told = threading.Event(), None, set()
+    while True:
+        try:
+            found, refused = look(), None
+        except RendezvousRefused as e:
+            found, refused = None, e
+            if str(e) not in told:
+                told.add(str(e))
+                _say(str(e))
+        if found:
+            return found
+        now = time.monotonic()
+        if timeout is not None and now - start >= timeout:
+            raise refused or NobodyToAttachTo(f"no rendezvous of {what} in {timeout} s")
+        if now - last_word >= PROGRESS_INTERVAL or last_word == start:
+            last_word = now
+            _say(f"waiting for {what} ...")
+        pause.wait(LOOK_INTERVAL)
+
+
+def _say(text: str) -> None:
+    print(f"attach: {text}", file=sys.stderr, flush=True)
+
+
+def _run_script(script: str, args: List[str], config_file: str) -> int:
+    """Runs a script whose `flare.init()` is to find the given configuration; returns an ExitCode."""
+    # The one way to give `flare.init()` without arguments another file than config/client_api_config.json in the
+    # working directory, which is the script's own affair here.
+    api_context.DEFAULT_CONFIG = config_file
+    argv, path = sys.argv, sys.path[:]
+    sys.argv, sys.path[0] = [script, *args], os.path.dirname(os.path.abspath(script))
+    try:
+        runpy.run_path(script, run_name="__main__")
+        code = ExitCode.ENDED
+    except HandshakeError as e:
+        _say(str(e))
+        code = ExitCode.REJECTED
+    except SystemExit as e:
+        code = ExitCode.ENDED if e.code in (None, 0) else ExitCode.FAILED
+    except Exception:
+        traceback.print_exc()
+        code = ExitCode.FAILED
+    finally:
+        sys.argv, sys.path[:] = argv, path
+        is_lost = _leave()
+    if is_lost:
+        _say("the job was lost")
+        return ExitCode.LOST
+    return code
+
+
+def _leave() -> bool:
+    """Leaves the session, and has the next `flare.init()` make a new one; tells whether the job was lost."""
+    is_lost = False
+    with client_api.global_context_lock:
+        contexts = list(client_api.context_dict.values())
+        client_api.context_dict.clear()
+        client_api.default_context = None
+    for context in contexts:
+        agent = getattr(context.api, "flare_agent", None)
+        if agent:
+            agent.stop()
+            is_lost = is_lost or agent.is_job_lost
+    return is_lost
+
+
+def _attach_once(args) -> int:
+    try:
+        if os.environ.get("RANK", "0") == "0":
+            config_file = wait_for(args.workspace, args.job, args.site, args.wait)
+        else:
+            config_file = str(_wait(lambda: _find_ranks_file(args), f"a job in {args.workspace}", args.wait))
+            _prepare_client_api(config_file)
+    except NobodyToAttachTo as e:
+        _say(str(e))
+        return ExitCode.NOBODY
+    except RendezvousRefused:
+        return ExitCode.REFUSED  # the reason has been told
+    return _run_script(args.script[0], args.script[1:], config_file)
+
+
+def _find_ranks_file(args):
+    found = find_files(args.workspace, RANKS_FILE, args.job, args.site)
+    return found[-1] if found else None
+
+
+def _parse(argv: Optional[List[str]]):
+    parser = argparse.ArgumentParser(
+        prog="python -m nvflare.app_common.executors.client_api.attach",
+        description="Attaches a training script to a job whose executor runs in mode attach.",
+        epilog=__doc__.split("\n\n")[-1],
+    )
+    parser.add_argument("--workspace", required=True, help="the site's workspace folder, or one above it")
+    parser.add_argument("--job", help="attach to this job only (its id)")
+    parser.add_argument("--site", help="attach to this site only (its name)")
+    parser.add_argument("--wait", type=float, help="give up when there is no job in so many seconds (default: never)")
+    parser.add_argument("--follow", action="store_true", help="serve one job after another")
+    parser.add_argument("script", nargs=argparse.REMAINDER, help="-- script.py and its arguments")
+    args = parser.parse_args(argv)
+    args.script = args.script[1:] if args.script[:1] == ["--"] else args.script
+    if not args.script:
+        parser.error("the script is missing: -- script.py [arguments]")
+    if not os.path.isfile(args.script[0]):
+        parser.error(f"there is no script {args.script[0]!r}")
+    return args
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    args = _parse(argv)
+    code = _attach_once(args)
+    while args.follow and code not in (ExitCode.NOBODY, ExitCode.REFUSED):
+        code = _attach_once(args)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
