@@ -25,14 +25,12 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Callable, Optional
+from typing import Callable, Optional
 
+from nvflare.apis.executor import Executor
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-
-if TYPE_CHECKING:
-    from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 
 # Header of a failure reply: why the task failed, as a text of at most MAX_CAUSE_BYTES.
 FAILURE_CAUSE_HEADER = "client_api_failure_cause"
@@ -57,7 +55,7 @@ class ClientAPIBackendContext:
     All times are in seconds; None means no limit unless the argument says otherwise (see ClientAPIExecutor).
     """
 
-    executor: "ClientAPIExecutor"
+    executor: Executor  # the ClientAPIExecutor
     execution_mode: str
     command: Optional[str]
     task_script_path: Optional[str]

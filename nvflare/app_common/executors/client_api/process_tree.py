@@ -36,12 +36,10 @@ import time
 import uuid
 from contextlib import ExitStack
 from enum import Enum
-from typing import TYPE_CHECKING, Callable, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Callable, List, Mapping, NamedTuple, Optional, Sequence
 
 from nvflare.app_common.executors.client_api import process_guard
-
-if TYPE_CHECKING:
-    from nvflare.app_common.executors.client_api.trainer_process import OutputLines
+from nvflare.app_common.executors.client_api.output_lines import OutputLines
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +108,7 @@ class OwnedTree:
         cwd: str,
         env: Mapping[str, str],
         grace: float,
-        output: "OutputLines",
+        output: OutputLines,
         on_line: Callable[[str], None],
         on_exit: Callable[[str], None],
     ):

@@ -20,9 +20,7 @@ A backend, or any launcher-based executor, calls TrainerProcess in the client jo
 not, for the cause of a failure. No protocol is known here: whoever calls `stop` has told the trainer to end.
 """
 
-import logging
 import os
-import re
 import shlex
 import sys
 import threading
@@ -32,6 +30,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.launcher import Launcher, LauncherRunStatus
+from nvflare.app_common.executors.client_api.output_lines import OutputLines, level_of, without_level
 from nvflare.app_common.executors.client_api.process_tree import (
     OwnedTree,
     ProcessStatus,
@@ -39,22 +38,6 @@ from nvflare.app_common.executors.client_api.process_tree import (
     TreeUsage,
 )
 from nvflare.utils.job_launcher_utils import add_custom_dir_to_path
-
-MAX_LINE_BYTES = 8192
-TAIL_LINES, TAIL_BYTES = 50, 3072
-LOG_RATE = 128 * 1024  # bytes per second
-LOG_BURST = 4 * LOG_RATE  # bytes
-LINE_COST = 100  # bytes that a log line costs beside its text
-
-_LEVELS = {name: getattr(logging, name) for name in ("DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL", "FATAL")}
-_LEVELS.update({name[0]: level for name, level in _LEVELS.items() if name != "CRITICAL"})  # glog's letters
-_NAMES = "|".join(name for name in _LEVELS if len(name) > 1)
-_LEVEL_PATTERN = re.compile(
-    r"\[?\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d[.,\d]*Z?\]?[\s-]*(?:\S+ - ){0,2}?"  # time, perhaps a name or two, level
-    rf"\[?(?P<after_time>{_NAMES})\b|\[?(?P<first>{_NAMES})(?::|\]| - )|(?P<glog>[DIWEF])\d{{4}} \d\d:\d\d:\d\d"
-)
-_LEVEL_PREFIX = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL):")  # which the log shows once more
-_ANSI_COLOR = re.compile(r"\x1b\[[\d;]*m")
 
 
 def split_command(command: str) -> List[str]:
@@ -67,83 +50,6 @@ def split_command(command: str) -> List[str]:
     if not argv:
         raise ValueError(f"command must not be blank, but got {command!r}")
     return argv
-
-
-def level_of(line: str) -> int:
-    """Returns the logging level that a line of output announces in one of the common formats, else logging.INFO."""
-    match = _LEVEL_PATTERN.match(_ANSI_COLOR.sub("", line))
-    return _LEVELS[match[match.lastgroup]] if match else logging.INFO
-
-
-class OutputLines:
-    """Makes log lines of a byte stream, in bounded memory and at a bounded rate. Pure: the clock is passed in."""
-
-    def __init__(self, rate: float = LOG_RATE, burst: float = LOG_BURST):
-        self._rate = rate
-        self._burst = burst
-        self._budget = burst
-        self._clock: Optional[float] = None
-        self._rest = b""  # of a line whose end has not come
-        self._tail = b""
-        self._dropped_lines = 0
-        self._dropped_bytes = 0
-
-    @property
-    def is_dropping(self) -> bool:
-        return self._dropped_bytes > 0
-
-    def feed(self, data: bytes, now: float) -> List[str]:
-        """Takes output, returns the lines to log now. `now` is in seconds, monotonic."""
-        self._tail = (self._tail + data[-TAIL_BYTES:])[-TAIL_BYTES:]
-        elapsed = 0.0 if self._clock is None else now - self._clock
-        self._budget = min(self._burst, self._budget + elapsed * self._rate)
-        self._clock = now
-        # Having dropped, stay mute for a second: one notice per second and no single lines in between.
-        if self._budget <= 0 or (self.is_dropping and self._budget < min(self._rate, self._burst)):
-            self._drop(data)
-            return []
-        return self._take_notice() + self._split(data)
-
-    def flush(self) -> List[str]:
-        """Returns what is left to log when the output has ended."""
-        rest, self._rest = self._rest, b""
-        return self._take_notice() + ([rest.decode(errors="replace")] if rest else [])
-
-    def tail(self) -> str:
-        """Returns the last lines, logged or not, at most TAIL_LINES and TAIL_BYTES."""
-        lines = self._tail.decode(errors="replace").splitlines()
-        return "\n".join([line for line in lines if line.strip()][-TAIL_LINES:])
-
-    def _split(self, data: bytes) -> List[str]:
-        # A carriage return ends a line too: progress bars know no other end.
-        *lines, self._rest = (self._rest + data).replace(b"\r", b"\n").split(b"\n")
-        if len(self._rest) > MAX_LINE_BYTES:
-            lines.append(self._rest)
-            self._rest = b""
-        logged = []
-        for line in lines:
-            for start in range(0, len(line), MAX_LINE_BYTES):
-                piece = line[start : start + MAX_LINE_BYTES]
-                if self._budget <= 0:
-                    self._count_dropped(1, len(piece))
-                    continue
-                self._budget -= len(piece) + LINE_COST
-                logged.append(piece.decode(errors="replace"))
-        return logged
-
-    def _drop(self, data: bytes) -> None:
-        # At 100 MB/s there is time to count, not to split.
-        self._count_dropped(data.count(b"\n"), len(data))
-        self._rest = data[max(data.rfind(b"\n") + 1, len(data) - MAX_LINE_BYTES) :]
-
-    def _count_dropped(self, lines: int, size: int) -> None:
-        self._dropped_lines += lines
-        self._dropped_bytes += size
-
-    def _take_notice(self) -> List[str]:
-        lines, size = self._dropped_lines, self._dropped_bytes
-        self._dropped_lines = self._dropped_bytes = 0
-        return [f"... {lines} lines dropped ({size} bytes): more output than the log takes"] if size else []
 
 
 class TrainerProcess(Launcher):
@@ -281,7 +187,7 @@ class TrainerProcess(Launcher):
         if self.log_line:
             self.log_line(line)
         else:
-            self.logger.log(level_of(line), "%s", _LEVEL_PREFIX.sub("", line, count=1))
+            self.logger.log(level_of(line), "%s", without_level(line))
 
     def _handle_exit(self, text: str) -> None:
         if self.on_exit:

@@ -249,6 +249,7 @@ class TrainerSession(TaskExchanger):
                 self._changed.notify_all()
 
     def _handle_status(self, msg: Message) -> None:
+        self.pipe.gone.trigger(str(msg.data))  # a task may still be on its way
         self._move(SessionState.LOST, "the trainer is gone", cause=str(msg.data))
 
     # State

@@ -26,6 +26,15 @@ import uuid
 
 import pytest
 
+from nvflare.app_common.executors.client_api.output_lines import (
+    LINE_COST,
+    LOG_BURST,
+    MAX_LINE_BYTES,
+    TAIL_BYTES,
+    TAIL_LINES,
+    OutputLines,
+    level_of,
+)
 from nvflare.app_common.executors.client_api.process_guard import read_process
 from nvflare.app_common.executors.client_api.process_tree import (
     CommandNotExecutableError,
@@ -35,17 +44,7 @@ from nvflare.app_common.executors.client_api.process_tree import (
     WorkingDirectoryError,
     describe_exit,
 )
-from nvflare.app_common.executors.client_api.trainer_process import (
-    LINE_COST,
-    LOG_BURST,
-    MAX_LINE_BYTES,
-    TAIL_BYTES,
-    TAIL_LINES,
-    OutputLines,
-    TrainerProcess,
-    level_of,
-    split_command,
-)
+from nvflare.app_common.executors.client_api.trainer_process import TrainerProcess, split_command
 
 LIMIT = 10.0  # seconds that a wait for an event may take
 MARKER = "TRAINER_PROCESS_TEST"
