@@ -23,20 +23,17 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.fl_model import MetaKey
 from nvflare.app_common.app_constant import AppConstants
 
+FILE_NAME = "rounds.jsonl"  # in the site's run folder; one JSON line per task that succeeded
+
 
 class RoundRecorder(FLComponent):
-    def __init__(self, file_name: str = "rounds.jsonl"):
-        """Writes one JSON line per finished task of its site.
-
-        Args:
-            file_name (str): in the site's run folder.
-        """
+    def __init__(self):
         super().__init__()
-        self.file_name = file_name
-        self._started = None
+        self._started = 0.0
 
     def handle_event(self, event_type: str, fl_ctx: FLContext):
         if event_type == EventType.BEFORE_TASK_EXECUTION:
@@ -46,16 +43,15 @@ class RoundRecorder(FLComponent):
 
     def _record(self, seconds: float, fl_ctx: FLContext):
         result = fl_ctx.get_prop(FLContextKey.TASK_RESULT)
-        if result.get_return_code() != ReturnCode.OK:
-            return
+        if not isinstance(result, Shareable) or result.get_return_code() != ReturnCode.OK:
+            return  # the task failed: the executor has logged why
         meta = from_shareable(result).meta
         record = {
-            "site": fl_ctx.get_identity_name(),
             "round": result.get_header(AppConstants.CURRENT_ROUND),
             "loss": meta[MetaKey.INITIAL_METRICS]["loss"],
             "train_seconds": meta["train_seconds"],
             "overhead_seconds": seconds - meta["train_seconds"],
         }
         run_dir = fl_ctx.get_workspace().get_run_dir(fl_ctx.get_job_id())
-        with open(os.path.join(run_dir, self.file_name), "a") as f:
+        with open(os.path.join(run_dir, FILE_NAME), "a") as f:
             f.write(json.dumps(record) + "\n")

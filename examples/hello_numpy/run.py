@@ -20,59 +20,67 @@ the model has come, how long the sites trained and what the executor added to th
 
 import argparse
 import json
+import os
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean
+
+from round_recorder import FILE_NAME, RoundRecorder
+
+from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
+from nvflare.app_common.np.np_model_persistor import NPModelPersistor
+from nvflare.app_common.workflows.fedavg import FedAvg
+from nvflare.job_config.api import FedJob
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-
-from round_recorder import RoundRecorder  # noqa: E402
-
-from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor  # noqa: E402
-from nvflare.app_common.workflows.fedavg import FedAvg  # noqa: E402
-from nvflare.job_config.api import FedJob  # noqa: E402
-
 JOB_NAME = "hello_numpy"
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+WORTH_SHOWING = re.compile(r" - INFO - (site-\d+: round .*)| - (ERROR - .*)")
 
 
 def build_job(clients: int, rounds: int) -> FedJob:
     job = FedJob(name=JOB_NAME, min_clients=clients)
-    initial_model = {"weights": [0.0, 0.0, 0.0, 0.0]}
-    job.to_server(FedAvg(num_clients=clients, num_rounds=rounds, model=initial_model, save_filename="model.npy"))
+    persistor_id = job.to_server(NPModelPersistor(model=[0.0, 0.0, 0.0, 0.0]), id="persistor")
+    job.to_server(FedAvg(num_clients=clients, num_rounds=rounds, persistor_id=persistor_id))
     job.to_clients(ClientAPIExecutor(execution_mode="in_process", task_script_path="train.py"), tasks=["train"])
     job.to_clients(RoundRecorder(), id="round_recorder")
     job.add_file_to_clients(str(HERE / "train.py"))
     return job
 
 
-def run_simulator(job: FedJob, workspace: Path, clients: int) -> None:
-    job.export_job(str(workspace / "jobs"))
-    command = [sys.executable, "-m", "nvflare.private.fed.app.simulator.simulator", str(workspace / "jobs" / JOB_NAME)]
-    command += ["-w", str(workspace / "run"), "-n", str(clients), "-t", str(clients)]
-    log_file = workspace / "simulator.log"
-    with open(log_file, "w") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for line in process.stdout:
-            log.write(line)
-            progress = re.search(r"identity=(site-\d+).*|TaskScriptRunner - INFO - (round .*)", line)
-            if "TaskScriptRunner" in line and progress and progress.group(2):
-                print(f"  {progress.group(2)}", flush=True)
-    if process.wait() != 0:
-        sys.exit(f"the simulator failed, see {log_file}")
+def run_simulator(job_dir: Path, run_dir: Path, log_file: Path, clients: int) -> int:
+    """Runs the job and shows what its log tells of progress and errors; returns the simulator's exit code."""
+    command = [sys.executable, "-m", "nvflare.private.fed.app.simulator.simulator", str(job_dir)]
+    command += ["-w", str(run_dir), "-n", str(clients), "-t", str(clients)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as simulator:
+        with open(log_file, "w") as log:
+            for line in simulator.stdout:
+                line = COLOUR.sub("", line)
+                log.write(line)
+                found = WORTH_SHOWING.search(line)
+                if found:
+                    print(" ", found[1] or found[2], flush=True)
+    return simulator.returncode
 
 
-def print_table(workspace: Path) -> None:
-    files = sorted((workspace / "run").glob("*/simulate_job/rounds.jsonl"))
-    records = [json.loads(line) for file in files for line in file.read_text().splitlines()]
-    print(f"\n{'round':>5} {'loss':>10} {'training (s)':>13} {'executor overhead (ms)':>23}")
-    for number in sorted({record["round"] for record in records}):
-        of_round = [record for record in records if record["round"] == number]
+def read_rounds(run_dir: Path) -> dict:
+    """Returns what the sites recorded, by round."""
+    rounds = {}
+    for file in run_dir.glob(f"*/simulate_job/{FILE_NAME}"):
+        for record in map(json.loads, file.read_text().splitlines()):
+            rounds.setdefault(record["round"], []).append(record)
+    return dict(sorted(rounds.items()))
+
+
+def print_table(rounds: dict) -> None:
+    print(f"\n{'round':>5} {'loss':>10} {'training (s)':>13} {'executor overhead (ms)':>23}   (means of the sites)")
+    for number, records in rounds.items():
         loss, training, overhead = (
-            statistics.mean(record[key] for record in of_round) for key in ("loss", "train_seconds", "overhead_seconds")
+            mean(record[key] for record in records) for key in ("loss", "train_seconds", "overhead_seconds")
         )
         print(f"{number:>5} {loss:>10.4f} {training:>13.3f} {overhead * 1000:>23.1f}")
 
@@ -81,16 +89,29 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workspace", type=Path, default=Path(".demo"))
+    parser.add_argument("--workspace", type=Path, default=Path(".demo"), help="deleted first if it exists")
     args = parser.parse_args()
 
     workspace = args.workspace.resolve()
+    run_dir, log_file = workspace / "run", workspace / "simulator.log"
+    if " " in f"{sys.executable}{workspace}":
+        sys.exit(f"nvflare's simulator cannot work with a space in a path: {sys.executable}, {workspace}")
     shutil.rmtree(workspace, ignore_errors=True)
     workspace.mkdir(parents=True)
-    print(f"{args.clients} sites train {args.rounds} rounds in nvflare's simulator (takes about half a minute) ...")
-    run_simulator(build_job(args.clients, args.rounds), workspace, args.clients)
-    print_table(workspace)
-    print(f"\nresults: {workspace / 'run'}\nlog:     {workspace / 'simulator.log'}")
+
+    print(f"{args.clients} sites train {args.rounds} rounds in nvflare's simulator (about half a minute) ...")
+    build_job(args.clients, args.rounds).export_job(str(workspace))
+    exit_code = run_simulator(workspace / JOB_NAME, run_dir, log_file, args.clients)
+    rounds = read_rounds(run_dir)
+    if exit_code or sum(map(len, rounds.values())) < args.clients * args.rounds:
+        sys.exit(f"\nthe job failed (exit code {exit_code}), see {log_file}")
+
+    print_table(rounds)
+    losses = [mean(record["loss"] for record in records) for records in rounds.values()]
+    print(f"\nloss:    {losses[0]:.4f} -> {losses[-1]:.4f}")
+    print(f"results: {os.path.relpath(run_dir)}\nlog:     {os.path.relpath(log_file)}")
+    if len(losses) > 1 and losses[-1] >= losses[0]:
+        sys.exit("the loss has not fallen")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import zlib
 import numpy as np
 
 import nvflare.client as flare
+from nvflare.app_common.np.constants import NPConstants
 from nvflare.client.tracking import SummaryWriter
 
 TRUE_WEIGHTS = np.array([2.0, -3.0, 0.5, 1.0])  # the last one is the bias
@@ -42,25 +43,27 @@ def mean_squared_error(weights, x, y) -> float:
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--samples", type=int, default=2000)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--learning_rate", type=float, default=0.05)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--learning_rate", type=float, default=0.002)
     args = parser.parse_args()
 
     flare.init()
+    site = flare.get_site_name()
     writer = SummaryWriter()
-    x, y = make_data(flare.get_site_name(), args.samples)
+    x, y = make_data(site, args.samples)
     while flare.is_running():
         model = flare.receive()
         start = time.monotonic()
-        weights = np.asarray(model.params["weights"], dtype=float)
+        weights = model.params[NPConstants.NUMPY_KEY]
         loss = mean_squared_error(weights, x, y)
-        for step in range(args.steps):
+        for _ in range(args.steps):
             weights = weights - args.learning_rate * 2 * x.T @ (x @ weights - y) / len(y)
-            writer.add_scalar("train_loss", mean_squared_error(weights, x, y), model.current_round * args.steps + step)
-        print(f"round {model.current_round}: loss {loss:.4f} -> {mean_squared_error(weights, x, y):.4f}")
+        trained_loss = mean_squared_error(weights, x, y)
+        print(f"{site}: round {model.current_round}, loss {loss:.4f} -> {trained_loss:.4f}")
+        writer.add_scalar("loss", trained_loss, model.current_round)
         flare.send(
             flare.FLModel(
-                params={"weights": weights},
+                params={NPConstants.NUMPY_KEY: weights},
                 metrics={"loss": loss},
                 meta={"train_seconds": time.monotonic() - start, "NUM_STEPS_CURRENT_ROUND": args.steps},
             )

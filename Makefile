@@ -1,0 +1,65 @@
+# Everything runs in $(VENV), against the installed wheel: `make help` lists the commands.
+#
+# PYTHON   the Python (3.10 or newer) to create $(VENV) with; `make clean` before you change it
+# VENV     where to install
+# NVFLARE  the nvflare to install, as a pip requirement, for example NVFLARE=nvflare==2.8.0
+
+PYTHON ?= python3
+VENV ?= .venv
+NVFLARE ?= nvflare
+
+RUN := "$(VENV)/bin/python"
+PIP := $(RUN) -m pip --disable-pip-version-check -qq
+# Folders too: their times change when a file is removed.
+SOURCES := $(shell find nvflare -name __pycache__ -prune -o -print)
+LINTED := $(wildcard nvflare tests examples bench)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench clean
+
+help:  ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+
+demo: $(VENV)/.wheel  ## run a federated job with two sites in nvflare's simulator (DEMO_ARGS="--rounds 3")
+	@$(RUN) examples/hello_numpy/run.py $(DEMO_ARGS)
+
+test: $(VENV)/.wheel  ## run all tests against the installed wheel (TEST_ARGS="-k name")
+	@$(RUN) -m pytest $(TEST_ARGS)
+
+lint: $(VENV)/.linters  ## check format (black, isort) and style (flake8)
+	@$(RUN) -m black --check $(LINTED)
+	@$(RUN) -m isort --check $(LINTED)
+	@$(RUN) -m flake8 $(LINTED)
+
+bench:  ## measure against the executors of nvflare 2.8 and 2.9, in environments of its own (BENCH_ARGS=--help)
+	@$(PYTHON) bench/run.py $(BENCH_ARGS)
+
+clean:  ## remove all that these commands create
+	rm -rf .venv .venv-* .demo .demo-* .bench .pytest_cache build dist *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# nvflare and what the tests need: again only when pyproject.toml changes.
+$(VENV)/.dependencies: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, $(PYTHON) is older: make PYTHON=...")'
+	@echo "creating $(VENV) and installing $(NVFLARE) with its dependencies (a minute or two) ..."
+	@$(PYTHON) -m venv "$(VENV)"
+	@$(PIP) install "$(NVFLARE)" ".[test]"
+	@rm -rf build *.egg-info
+	@touch "$@"
+
+# Apart, because the linters need a newer Python than the package does.
+$(VENV)/.linters: $(VENV)/.dependencies
+	@echo "installing the linters into $(VENV) ..."
+	@$(PIP) install "$(NVFLARE)" ".[lint]"
+	@rm -rf build *.egg-info
+	@touch "$@"
+
+# Our wheel alone, built from a clean state: again when one of its files changes.
+$(VENV)/.wheel: $(VENV)/.dependencies $(SOURCES)
+	@echo "building the wheel and installing it into $(VENV) ..."
+	@rm -rf build dist *.egg-info
+	@$(PIP) wheel --no-deps --wheel-dir dist .
+	@$(PIP) install --no-deps --force-reinstall dist/*.whl
+	@rm -rf build *.egg-info
+	@touch "$@"
