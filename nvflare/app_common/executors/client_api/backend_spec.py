@@ -37,7 +37,7 @@ FAILURE_CAUSE_HEADER = "client_api_failure_cause"
 MAX_CAUSE_BYTES = 4096
 
 # nvflare's Signal cannot wake a waiter, so an abort is looked for this often (seconds); all else is notified.
-ABORT_CHECK_INTERVAL = 0.25
+ABORT_CHECK_INTERVAL = 0.5
 
 
 class TrainerError(Exception):

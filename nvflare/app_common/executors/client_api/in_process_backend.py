@@ -68,6 +68,8 @@ class InProcessBackend(ClientAPIBackendSpec):
         self._context: Optional[ClientAPIBackendContext] = None
         self._runner: Optional[ScriptRunner] = None
         self._thread: Optional[threading.Thread] = None
+        self._untold_failure = ""  # why the script ended while no task was running
+        self._was_told = False  # by a task that failed of it
         self._cleanup = ExitStack()
 
     def initialize(self, context: ClientAPIBackendContext, fl_ctx: FLContext) -> None:
@@ -112,8 +114,9 @@ class InProcessBackend(ClientAPIBackendSpec):
         if exchange.stop_reason is not None:
             self.logger.info(f"the script was told to stop ({exchange.stop_reason}): {how.splitlines()[0]}")
         elif exchange.task_name is None:
-            # No task fails now, so nobody else tells.
-            self.logger.error(f"the script ended while no task was running, every later task will fail: {how}")
+            # The next task fails with the whole text; if none comes, the end of the job tells.
+            self._untold_failure = how if self._runner.has_failed else ""
+            self.logger.info(f"the script ended while no task was running: {how.splitlines()[0]}")
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         exchange = self._exchange
@@ -136,8 +139,9 @@ class InProcessBackend(ClientAPIBackendSpec):
         if self._has_ended():
             # Both, if there are both: a script may fail because it was stopped.
             how = ": ".join(reason for reason in (exchange.stop_reason, exchange.script_end) if reason is not None)
-            hint = "" if self._runner.has_used_flare else "; it never called flare.init()"
-            raise TrainerError(f"no result was sent: {how}{hint}")
+            self._was_told = True
+            hint = "" if self._runner.has_used_flare else ", flare.init() was never called"
+            raise TrainerError(f"no result was sent{hint}: {how}")
         if not in_time:
             missing = "asked for the task" if exchange.delivered is not None else "sent a result"
             raise TrainerError(f"{self._runner.name} has not {missing} in {timeout} s ({timeout_argument})")
@@ -174,4 +178,6 @@ class InProcessBackend(ClientAPIBackendSpec):
             self.logger.warning(
                 f"{self._runner.name} did not stop within {SCRIPT_STOP_TIMEOUT} s; its thread is left to itself"
             )
+        if self._untold_failure and not self._was_told:
+            self.logger.error(f"the script failed after its last task: {self._untold_failure}")
         self._cleanup.close()

@@ -230,6 +230,7 @@ class ScriptRunner(TaskScriptRunner):
         self._exchange = exchange
         self._changes = ExitStack()  # what was changed in the process
         self._thread_failure = ""  # of the last thread of the script that died
+        self.has_failed = False  # the script has ended, and not as a script that is done does
 
     def get_sys_argv(self) -> list:
         return [self.script_full_path] + shlex.split(self.script_args)
@@ -257,16 +258,18 @@ class ScriptRunner(TaskScriptRunner):
             runpy.run_path(self.script_full_path, run_name="__main__")
             for thread in self._api.script_threads - {threading.current_thread()}:
                 thread.join()
-            self._end(f"{self.name} returned{self._thread_failure}")
+            self._end(f"{self.name} returned{self._thread_failure}", failed=bool(self._thread_failure))
         except SystemExit as e:
             line = self._line_of(e.__traceback__)
-            self._end(f"{self.name} called sys.exit({'' if e.code is None else repr(e.code)}) at line {line}")
+            code = "" if e.code is None else repr(e.code)
+            self._end(f"{self.name} called sys.exit({code}) at line {line}", failed=bool(e.code))
         except BaseException as e:  # a script may raise KeyboardInterrupt, too; it ends the script and nothing else
             self._end(f"{self.name} {self._describe(e)}")
         finally:
             self.restore()
 
-    def _end(self, how: str) -> None:
+    def _end(self, how: str, failed: bool = True) -> None:
+        self.has_failed = self.has_failed or failed
         self._exchange.end_script(how)
 
     def _on_thread_died(self, default_hook: Callable, args) -> None:

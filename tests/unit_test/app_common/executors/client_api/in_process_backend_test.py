@@ -37,6 +37,10 @@ def in_process(job, script: str, **arguments) -> ClientAPIExecutor:
     return ClientAPIExecutor("in_process", task_script_path=job.script(script), **arguments)
 
 
+def errors_in(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 class TestInProcess(BackendContract):
     RETURNED = "returned"
     EXITED = {0: "sys.exit(0)", 3: "sys.exit(3)"}
@@ -66,23 +70,42 @@ class TestTheEndOfAScript:
         job.start(in_process(job, fateful_script("before_receive", "return")))
         assert "flare.init()" not in assert_failed(job.execute("train", make_task()))
 
-    def test_end_between_two_tasks_is_logged_at_once(self, job, caplog):
+    def test_failure_between_two_tasks_is_told_by_the_next_task_alone(self, job, caplog):
+        caplog.set_level(logging.INFO)
+        self.start_and_wait_for_the_end(job, "raise RuntimeError('too early')")
+        assert_failed(job.execute("train", make_task()), "too early")
+        job.end()
+        assert len(errors_in(caplog)) == 1
+
+    def test_failure_after_the_last_task_is_told_by_the_end_of_the_job(self, job, caplog):
+        caplog.set_level(logging.INFO)
+        self.start_and_wait_for_the_end(job, "raise RuntimeError('too early')")
+        assert errors_in(caplog) == []
+        job.end()
+        (error,) = errors_in(caplog)
+        assert "too early" in error
+
+    def test_script_that_is_done_before_the_job_is_no_error(self, job, caplog):
+        caplog.set_level(logging.INFO)
+        self.start_and_wait_for_the_end(job, "return")
+        job.end()
+        assert errors_in(caplog) == []
+
+    @staticmethod
+    def start_and_wait_for_the_end(job, fate):
         ended = threading.Event()
 
         class Listener(logging.Handler):
             def emit(self, record):
-                if "every later task will fail" in record.getMessage():
+                if "ended while no task was running" in record.getMessage():
                     ended.set()
 
         logging.getLogger().addHandler(listener := Listener())
         try:
-            job.start(in_process(job, fateful_script("before_receive", "raise RuntimeError('too early')")))
-            ended.wait()
+            job.start(in_process(job, fateful_script("before_receive", fate)))
+            assert ended.wait(30)
         finally:
             logging.getLogger().removeHandler(listener)
-        errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-        assert len(errors) == 1
-        assert "too early" in errors[0]
 
     def test_script_that_stops_when_told_is_no_error(self, job, caplog):
         job.start(in_process(job, TRAIN))
