@@ -20,12 +20,14 @@
 A notebook or a service calls `wait_for()` and passes what it returns to `flare.init(config_file=...)`.
 
 Exit codes: 0 the job or the script ended well, 1 the script failed, 2 wrong usage, 3 there was no job to attach to,
-4 the rendezvous was refused, 5 the job rejected this trainer, 6 the job was lost.
+4 the rendezvous was refused, 5 the job rejected this trainer, 6 the job was lost, 130 interrupted,
+143 terminated.
 """
 
 import argparse
 import os
 import runpy
+import signal
 import sys
 import threading
 import time
@@ -34,15 +36,17 @@ from enum import IntEnum
 from typing import List, Optional
 
 import nvflare.client.api as client_api
+from nvflare.app_common.executors.client_api.backend_spec import clip_cause
 from nvflare.app_common.executors.client_api.handshake import HandshakeError
 from nvflare.app_common.executors.client_api.rendezvous import (
-    RANKS_FILE,
     RENDEZVOUS_FILE,
     Claim,
     RendezvousGone,
     RendezvousRefused,
     RendezvousTaken,
     find_files,
+    find_ranks_file,
+    identity_of,
 )
 from nvflare.client import api_context
 from nvflare.client.api_spec import CLIENT_API_TYPE_KEY
@@ -61,6 +65,11 @@ class ExitCode(IntEnum):
     REFUSED = 4
     REJECTED = 5
     LOST = 6
+    INTERRUPTED = 130  # as a shell reports SIGINT and SIGTERM
+    TERMINATED = 143
+
+
+_STOPPED = (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 
 
 class NobodyToAttachTo(Exception):
@@ -68,12 +77,13 @@ class NobodyToAttachTo(Exception):
 
 
 _claim: Optional[Claim] = None  # held until the next one, or the end of the process
+_done = set()  # identities of files: rendezvous whose jobs did not take this trainer, jobs that this rank has served
 
 
 def wait_for(
     workspace: str, job: Optional[str] = None, site: Optional[str] = None, timeout: Optional[float] = None
 ) -> str:
-    """Waits for the rendezvous of a job and claims it.
+    """Waits for the rendezvous of a job and claims it; leaves the session of the call before, if there was one.
 
     Args:
         workspace: the site's workspace folder, or a folder with the workspaces of several sites.
@@ -90,6 +100,7 @@ def wait_for(
     """
     global _claim
     if _claim:
+        _leave("the trainer has gone on to another job")
         _claim.close()
         _claim = None
     _claim = _wait(lambda: _claim_any(workspace, job, site), f"a job in {workspace}", timeout)
@@ -107,11 +118,15 @@ def _claim_any(workspace: str, job: Optional[str], site: Optional[str]) -> Optio
     refused = None
     for path in find_files(workspace, RENDEZVOUS_FILE, job, site):
         try:
-            return Claim(path)
+            claim = Claim(path)
         except (RendezvousGone, RendezvousTaken):
-            pass
+            continue
         except RendezvousRefused as e:
             refused = e
+            continue
+        if claim.identity not in _done:
+            return claim
+        claim.close()
     if refused:
         raise refused
     return None
@@ -119,9 +134,10 @@ def _claim_any(workspace: str, job: Optional[str], site: Optional[str]) -> Optio
 
 def _wait(look, what: str, timeout: Optional[float]):
     """Looks until something is there; says every now and then that it still waits."""
-    start = last_word = time.monotonic()
-    pause, refused, told = threading.Event(), None, set()
+    start = next_word = time.monotonic()
+    pause, told = threading.Event(), set()
     while True:
+        began = time.monotonic()
         try:
             found, refused = look(), None
         except RendezvousRefused as e:
@@ -133,11 +149,13 @@ def _wait(look, what: str, timeout: Optional[float]):
             return found
         now = time.monotonic()
         if timeout is not None and now - start >= timeout:
-            raise refused or NobodyToAttachTo(f"no rendezvous of {what} in {timeout} s")
-        if now - last_word >= PROGRESS_INTERVAL or last_word == start:
-            last_word = now
+            raise refused or NobodyToAttachTo(f"no rendezvous of {what} in {timeout:g} s")
+        if now >= next_word:
+            next_word = now + PROGRESS_INTERVAL
             _say(f"waiting for {what} ...")
-        pause.wait(LOOK_INTERVAL)
+        # Looking through a large workspace must not become all that its file system does.
+        rest = timeout - (now - start) if timeout is not None else LOOK_INTERVAL
+        pause.wait(min(max(LOOK_INTERVAL, 10 * (now - began)), rest))
 
 
 def _say(text: str) -> None:
@@ -151,47 +169,72 @@ def _run_script(script: str, args: List[str], config_file: str) -> int:
     api_context.DEFAULT_CONFIG = config_file
     argv, path = sys.argv, sys.path[:]
     sys.argv, sys.path[0] = [script, *args], os.path.dirname(os.path.abspath(script))
+    code, how = ExitCode.FAILED, "it returned"
     try:
         runpy.run_path(script, run_name="__main__")
         code = ExitCode.ENDED
     except HandshakeError as e:
         _say(str(e))
         code = ExitCode.REJECTED
+        if _claim:
+            _done.add(_claim.identity)
     except SystemExit as e:
-        code = ExitCode.ENDED if e.code in (None, 0) else ExitCode.FAILED
-    except Exception:
-        traceback.print_exc()
-        code = ExitCode.FAILED
+        how = f"it exited with {e.code!r}"
+        if e.code in (None, 0):
+            code = ExitCode.ENDED
+        elif e.code is ExitCode.TERMINATED:
+            code, how = e.code, "it was terminated (SIGTERM)"
+        elif isinstance(e.code, str):
+            print(e.code, file=sys.stderr)
+    except BaseException as e:  # the script's failure is told to the job, Ctrl-C included
+        how = traceback.format_exc()
+        print(how, file=sys.stderr)
+        if isinstance(e, KeyboardInterrupt):
+            code = ExitCode.INTERRUPTED
     finally:
         sys.argv, sys.path[:] = argv, path
-        is_lost = _leave()
-    if is_lost:
+    if _leave(clip_cause(f"the script {script} has ended: {how}")):
         _say("the job was lost")
-        return ExitCode.LOST
+        return code if code in _STOPPED else ExitCode.LOST
     return code
 
 
-def _leave() -> bool:
+def _end_well_on_sigterm() -> None:
+    """Has SIGTERM, by which schedulers stop a trainer, end the script in a way that the job hears of."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.TERMINATED))
+
+
+def _leave(reason: str) -> bool:
     """Leaves the session, and has the next `flare.init()` make a new one; tells whether the job was lost."""
     is_lost = False
     with client_api.global_context_lock:
-        contexts = list(client_api.context_dict.values())
-        client_api.context_dict.clear()
-        client_api.default_context = None
-    for context in contexts:
-        agent = getattr(context.api, "flare_agent", None)
+        ours = {key: context for key, context in client_api.context_dict.items() if _is_of_claim(context)}
+        for key, context in ours.items():
+            del client_api.context_dict[key]
+            if client_api.default_context is context:
+                client_api.default_context = None
+    for context in ours.values():
+        agent = getattr(context.api, "flare_agent", None)  # only rank 0 has one
         if agent:
-            agent.stop()
             is_lost = is_lost or agent.is_job_lost
+            agent.stop(reason)
     return is_lost
 
 
+def _is_of_claim(context) -> bool:
+    return context.config_file == (str(_claim.path) if _claim else api_context.DEFAULT_CONFIG)
+
+
 def _attach_once(args) -> int:
+    what = f"a job in {args.workspace}"
     try:
         if os.environ.get("RANK", "0") == "0":
             config_file = wait_for(args.workspace, args.job, args.site, args.wait)
         else:
-            config_file = str(_wait(lambda: _find_ranks_file(args), f"a job in {args.workspace}", args.wait))
+            path = _wait(lambda: find_ranks_file(args.workspace, args.job, args.site, _done), what, args.wait)
+            _done.add(identity_of(path.lstat()))
+            config_file = str(path)
             _prepare_client_api(config_file)
     except NobodyToAttachTo as e:
         _say(str(e))
@@ -199,11 +242,6 @@ def _attach_once(args) -> int:
     except RendezvousRefused:
         return ExitCode.REFUSED  # the reason has been told
     return _run_script(args.script[0], args.script[1:], config_file)
-
-
-def _find_ranks_file(args):
-    found = find_files(args.workspace, RANKS_FILE, args.job, args.site)
-    return found[-1] if found else None
 
 
 def _parse(argv: Optional[List[str]]):
@@ -228,11 +266,20 @@ def _parse(argv: Optional[List[str]]):
 
 
 def main(argv: Optional[List[str]] = None) -> int:
+    """Runs the command line; returns an ExitCode. With --follow it is that of the last job that was served."""
     args = _parse(argv)
-    code = _attach_once(args)
-    while args.follow and code not in (ExitCode.NOBODY, ExitCode.REFUSED):
-        code = _attach_once(args)
-    return code
+    _end_well_on_sigterm()
+    served = None
+    while True:
+        try:
+            code = _attach_once(args)
+        except KeyboardInterrupt:
+            return ExitCode.INTERRUPTED
+        if code in (ExitCode.NOBODY, ExitCode.REFUSED):
+            return code if served is None else served
+        served = code
+        if not args.follow or code in _STOPPED:
+            return code
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ import shlex
 import sys
 import threading
 import time
-from typing import Optional
+from contextlib import ExitStack
+from typing import Optional, Tuple
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
@@ -44,15 +45,21 @@ from nvflare.app_common.executors.client_api.bootstrap import (
     session_pipe_args,
     write_bootstrap,
 )
+from nvflare.app_common.executors.client_api.foreign_pipe import foreign_session
 from nvflare.app_common.executors.client_api.pass_through import PassThrough
 from nvflare.app_common.executors.client_api.rendezvous import RANKS_FILE, RENDEZVOUS_FILE, describe_owner
 from nvflare.app_common.executors.client_api.trainer_pipe import TrainerPipe
 from nvflare.app_common.executors.client_api.trainer_session import SessionState, TrainerSession
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.log_utils import get_obj_logger
+from nvflare.fuel.utils.pipe.pipe import Pipe
 
+# The job's component that takes the place of the cellnet between job and trainer.
+PIPE_COMPONENT = "client_api_pipe"
 # So many wrong proofs end a rendezvous: somebody tries keys, and gets a new lock.
 MAX_BAD_PROOFS = 5
+# So many trainers may be lost with one task.
+MAX_LOSSES = 3
 
 
 class AttachBackend(ClientAPIBackendSpec):
@@ -63,109 +70,165 @@ class AttachBackend(ClientAPIBackendSpec):
         self._context: Optional[ClientAPIBackendContext] = None
         self._config = {}  # of the trainer's Client API
         self._fl_ctx: Optional[FLContext] = None
+        self._foreign_pipe: Optional[Pipe] = None  # the job's own
         self._pass_through: Optional[PassThrough] = None
-        self._changed = threading.Condition()  # guards the session, which a loss replaces
-        self._session: Optional[TrainerSession] = None
+        self._changed = threading.Condition()  # guards the session, the rendezvous file and the fault
+        self._session: Optional[TrainerSession] = None  # None while the next one is being opened
         self._sessions = 0
-        self._is_ending = False
+        self._fault = ""  # why there will be no further session
 
     def initialize(self, context: ClientAPIBackendContext, fl_ctx: FLContext) -> None:
         self._context, self._fl_ctx = context, fl_ctx
         self._config = client_config(context, fl_ctx)
-        self._pass_through = PassThrough(fl_ctx)
-        try:
-            write_bootstrap(self._path(RANKS_FILE), self._config)
+        self._foreign_pipe = fl_ctx.get_engine().get_component(PIPE_COMPONENT)
+        if self._foreign_pipe is not None and not isinstance(self._foreign_pipe, Pipe):
+            raise TrainerError(f"component {PIPE_COMPONENT} must be a Pipe, but is a {type(self._foreign_pipe)}")
+        with ExitStack() as undo:
+            undo.callback(self.finalize, fl_ctx)
+            # Arrays that travel past the CJ travel once, and over the cellnet: not for a trainer that may be replaced.
+            if self._foreign_pipe is None and not context.allow_reconnect:
+                self._pass_through = PassThrough(fl_ctx)
+            write_bootstrap(self._path(RANKS_FILE), {**self._config, **describe_owner()})
             self._open_session()
-        except Exception:
-            self.finalize(fl_ctx)
-            raise
+            undo.pop_all()
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         self._settle()
-        deadline = None if self._context.attach_timeout is None else time.monotonic() + self._context.attach_timeout
-        while True:
-            session = self._session
+        for _ in range(MAX_LOSSES):
+            session = self._ready_session(abort_signal)
             try:
-                if not session.wait_ready(abort_signal, self._remaining(deadline)):
-                    raise TrainerError(
-                        f"no trainer came in {self._context.attach_timeout} s (attach_timeout); to start "
-                        f"one: {self._command()}"
-                    )
                 result = session.execute(task_name, shareable, fl_ctx, abort_signal)
-                self._pass_through.adapt(result)
-                return result
-            except TrainerError:
-                if session.state is SessionState.CLOSED or not session.has_ended or not self._context.allow_reconnect:
+            except TrainerError as e:
+                if not self._will_be_replaced(session):
                     raise
-            self.logger.info(f"task {task_name!r} goes to the next trainer")
-            with self._changed:
-                wait_until(self._changed, lambda: self._session is not session or self._is_ending, abort_signal)
-                if self._is_ending:
-                    raise TrainerError("the job ends")
-            # A lost trainer's time is not the next one's.
-            deadline = None if deadline is None else time.monotonic() + self._context.attach_timeout
+                cause = str(e)
+                self.logger.warning(f"task {task_name!r} goes to the next trainer: {cause}")
+                continue
+            if self._pass_through:
+                self._pass_through.adapt(result)
+            return result
+        raise TrainerError(f"{MAX_LOSSES} trainers in a row were lost with this task, the last one: {cause}")
 
-    @staticmethod
-    def _remaining(deadline: Optional[float]) -> Optional[float]:
-        return None if deadline is None else max(0.0, deadline - time.monotonic())
+    def _ready_session(self, abort_signal: Signal) -> TrainerSession:
+        limit = self._context.attach_timeout
+        deadline = None if limit is None else time.monotonic() + limit
+        session = None
+        while True:
+            session = self._next_session(session, abort_signal, deadline)
+            try:
+                if session and session.wait_ready(abort_signal, _remaining(deadline)):
+                    return session
+            except TrainerError:
+                if not self._will_be_replaced(session):
+                    raise
+                continue
+            raise TrainerError(f"no trainer came in {limit} s (attach_timeout); to start one: {self._command()}")
+
+    def _next_session(
+        self, previous: Optional[TrainerSession], abort_signal: Signal, deadline: Optional[float]
+    ) -> Optional[TrainerSession]:
+        with self._changed:
+            wait_until(
+                self._changed,
+                lambda: self._fault or self._session not in (None, previous),
+                abort_signal,
+                _remaining(deadline),
+            )
+            if self._fault:
+                raise TrainerError(self._fault)
+            return self._session if self._session is not previous else None
+
+    def _will_be_replaced(self, session: TrainerSession) -> bool:
+        is_replaced = self._session is not session
+        return not self._fault and session.has_ended and (is_replaced or self._context.allow_reconnect)
 
     def _open_session(self) -> None:
         """Opens a session for a trainer, and its rendezvous.
 
         Raises:
-            TrainerError: the rendezvous cannot be written.
+            TrainerError: the rendezvous cannot be written, or the job has ended meanwhile.
         """
         self._sessions += 1
-        pipe_args = {
-            **session_pipe_args(self._context, self._pass_through.of_results, self._fl_ctx),
-            "is_attached": True,
-        }
+        pipe, content = self._make_pipe()
         session = TrainerSession(
-            TrainerPipe(mode=Mode.PASSIVE.value, **pipe_args),
+            pipe,
             f"{self._fl_ctx.get_job_id()}/{self._sessions}",
             self._context.task_wait_timeout,
             self._context.result_wait_timeout,
             self._context.executor.relay_log_record,
+            find_death=lambda silence: self._find_loss(session, silence),
             on_state=lambda state: self._handle_state(session, state),
             on_bad_proof=lambda count: self._handle_bad_proof(session, count),
         )
-        try:
+        with ExitStack() as undo:
+            undo.callback(session.close)
             session.open()
-            content = session_bootstrap(self._config, pipe_args, self._fl_ctx)
-            write_bootstrap(self._path(RENDEZVOUS_FILE), {**content, **describe_owner()})
-        except Exception:
-            session.close()
-            raise
-        with self._changed:
-            self._session = session
-            self._changed.notify_all()
+            with self._changed:
+                if self._fault:
+                    raise TrainerError(self._fault)
+                write_bootstrap(self._path(RENDEZVOUS_FILE), {**content, **describe_owner()})
+                self._session = session
+                self._changed.notify_all()
+            undo.pop_all()
         self.logger.info(f"waiting for a trainer; to start one: {self._command()}")
 
+    def _make_pipe(self) -> Tuple[Pipe, dict]:
+        """Returns the job's end of a new session's pipe, and what a trainer needs to make the other end."""
+        if self._foreign_pipe is not None:
+            return foreign_session(self._context, self._config, self._foreign_pipe)
+        pass_through = self._pass_through is not None and self._pass_through.of_results
+        pipe_args = {**session_pipe_args(self._context, pass_through, self._fl_ctx), "is_attached": True}
+        content = session_bootstrap(self._config, pipe_args, self._fl_ctx)
+        return TrainerPipe(mode=Mode.PASSIVE.value, **pipe_args), content
+
+    def _find_loss(self, session: TrainerSession, silence: float) -> str:
+        """Tells why a trainer that was silent for so many seconds counts as lost, or "" if it does not."""
+        if session.joined_at is None:
+            return ""  # nobody is there whom one could hear
+        silence, limit = min(silence, time.monotonic() - session.joined_at), self._context.heartbeat_timeout
+        if silence <= limit:
+            return ""
+        trainer = f"process {session.trainer.get('pid')} on {session.trainer.get('host')}"
+        return f"the trainer, {trainer}, was lost: no sign of life for {silence:.0f} s (heartbeat_timeout {limit:g} s)"
+
+    # Called by threads of the session
+
     def _handle_state(self, session: TrainerSession, state: SessionState) -> None:
-        if state in (SessionState.READY, SessionState.LOST) and session is self._session:
-            remove_bootstrap(self._path(RENDEZVOUS_FILE))
-        if state is SessionState.LOST and self._context.allow_reconnect:
-            self._renew_later(session)
+        if state in (SessionState.READY, SessionState.LOST):
+            with self._changed:
+                if session is self._session:
+                    remove_bootstrap(self._path(RENDEZVOUS_FILE))
+        if state is SessionState.LOST:
+            self._retire(session, is_replaced=self._context.allow_reconnect)
 
     def _handle_bad_proof(self, session: TrainerSession, count: int) -> None:
-        if count == MAX_BAD_PROOFS and session.state is SessionState.WAITING:
+        if count >= MAX_BAD_PROOFS and session.state is SessionState.WAITING:
             self.logger.warning(f"{count} wrong proofs: this rendezvous is closed, and a new one is opened")
-            self._renew_later(session)
+            self._retire(session, is_replaced=True)
 
-    def _renew_later(self, session: TrainerSession) -> None:
-        # On a thread of its own: the one that brings the news belongs to the session that is to be closed.
-        threading.Thread(target=self._renew, args=(session,), name="client_api_renew", daemon=True).start()
+    def _retire(self, session: TrainerSession, is_replaced: bool) -> None:
+        """Closes a session, on a thread of its own: the one that brings the news belongs to the session."""
+        with self._changed:
+            if self._fault or session is not self._session:
+                return
+            if is_replaced:
+                self._session = None
+                remove_bootstrap(self._path(RENDEZVOUS_FILE))
+        threading.Thread(
+            target=self._close_and_replace, args=(session, is_replaced), name="client_api_renew", daemon=True
+        ).start()
 
-    def _renew(self, session: TrainerSession) -> None:
+    def _close_and_replace(self, session: TrainerSession, is_replaced: bool) -> None:
         session.close()
-        if self._is_ending or session is not self._session:
+        if not is_replaced:
             return
         try:
             self._open_session()
         except Exception as e:  # the top of a thread; tasks fail with this cause from now on
-            self.logger.error(f"no new rendezvous can be opened: {e}")
             with self._changed:
-                self._is_ending = True
+                if not self._fault:
+                    self._fault = f"no new rendezvous can be opened: {e}"
+                    self.logger.error(self._fault)
                 self._changed.notify_all()
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
@@ -173,26 +236,30 @@ class AttachBackend(ClientAPIBackendSpec):
             self._settle()
 
     def _settle(self) -> None:
-        if self._session:
-            self._session.settle()
+        session = self._session
+        if session:
+            session.settle()
 
     def stats(self) -> dict:
         session = self._session
         if session is None:
-            return {"state": "no session"}
+            return {"state": "no session", "sessions": self._sessions}
         trainer = {f"trainer_{name}": session.trainer.get(name, "") for name in ("pid", "host")}
-        return {"state": session.state.value, "sessions": self._sessions, **trainer}
+        age = round(session.heartbeat_age(), 1) if session.trainer else ""
+        return {"state": session.state.value, "sessions": self._sessions, **trainer, "heartbeat_age": age}
 
     def finalize(self, fl_ctx: FLContext) -> None:
         with self._changed:
-            self._is_ending = True
+            self._fault = self._fault or "the job ends"
+            session = self._session
+            for name in (RENDEZVOUS_FILE, RANKS_FILE):
+                remove_bootstrap(self._path(name))
             self._changed.notify_all()
-        if self._session:
-            self._session.end("the job ends")
-            self._session.close()
-        for name in (RENDEZVOUS_FILE, RANKS_FILE):
-            remove_bootstrap(self._path(name))
-        self._pass_through.close()
+        if session:
+            session.end("the job ends")
+            session.close()
+        if self._pass_through:
+            self._pass_through.close()
 
     def _path(self, name: str) -> str:
         return os.path.join(self._fl_ctx.get_workspace().get_app_config_dir(self._fl_ctx.get_job_id()), name)
@@ -202,3 +269,7 @@ class AttachBackend(ClientAPIBackendSpec):
         workspace, site = self._fl_ctx.get_workspace().get_root_dir(), self._fl_ctx.get_identity_name()
         options = ["--workspace", workspace, "--job", self._fl_ctx.get_job_id(), "--site", site]
         return f"{os.path.basename(sys.executable)} -m {module} {shlex.join(options)} -- SCRIPT.py [ARGS]"
+
+
+def _remaining(deadline: Optional[float]) -> Optional[float]:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -99,7 +99,8 @@ class _Trainer:
             undo.callback(self.stop)
             write_bootstrap(self._bootstrap, session_bootstrap(config, self._pipe_args, fl_ctx))
             try:
-                self.process.start(argv, fl_ctx.get_workspace().get_app_dir(self._job_id), launch_environment(fl_ctx))
+                app_dir = fl_ctx.get_workspace().get_app_dir(self._job_id)
+                self.process.start(argv, app_dir, launch_environment(fl_ctx), self._bootstrap)
             except TrainerLaunchError as e:
                 raise TrainerError(f"command {self._context.command!r} cannot be launched: {e}") from e
             # Only now: this takes less time than the script needs to get as far as flare.init().
@@ -126,7 +127,7 @@ class _Trainer:
         middle of something gets SIGTERM at once.
         """
         self.session.wait_pulled()
-        is_idle = self.session.state is SessionState.READY
+        is_idle = self.session.is_idle
         limit = self._context.shutdown_timeout
         self.session.end(reason)
         self.process.stop((DEFAULT_SHUTDOWN_TIMEOUT if limit is None else limit) if is_idle else 0.0)

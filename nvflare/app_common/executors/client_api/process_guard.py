@@ -192,6 +192,7 @@ class Guard:
         self.tag = tag
         self.leader = None  # pid of the command, also its process group
         self.deadline = None  # time of the next SIGKILL; None: nobody has ordered a stop
+        self.is_orphan = False  # the CJ is gone
         self.prctl = _load_prctl()
         self.is_subreaper = self.prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
 
@@ -279,6 +280,7 @@ class Guard:
         return bool(orders) or self._on_cj_end(fd)
 
     def _on_cj_end(self, _fd):
+        self.is_orphan = True
         self._stop(self.grace)
         return False
 
@@ -305,7 +307,7 @@ class Guard:
 
 
 def main(args):
-    status_fd, grace, cwd, command = int(args[0]), float(args[1]), args[2], args[3:]
+    status_fd, grace, left_file, cwd, command = int(args[0]), float(args[1]), args[2], args[3], args[4:]
     os.set_inheritable(status_fd, False)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for signum in (signal.SIGINT, signal.SIGHUP):
@@ -315,6 +317,11 @@ def main(args):
     guard = Guard(status_fd, grace, os.environ[TAG_NAME])
     if guard.start(cwd, command):
         guard.run()
+    if guard.is_orphan and left_file:
+        try:
+            os.remove(left_file)
+        except OSError:
+            pass  # it is gone already
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ import errno
 import logging
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,6 +112,7 @@ class OwnedTree:
         output: OutputLines,
         on_line: Callable[[str], None],
         on_exit: Callable[[str], None],
+        left_file: str = "",
     ):
         """Starts the guard; whether it could start the command is known when the status is no longer STARTING.
 
@@ -122,6 +124,7 @@ class OwnedTree:
             output (OutputLines): bounds what becomes a line.
             on_line (Callable[[str], None]): receives each line, on the watching thread.
             on_exit (Callable[[str], None]): receives exit_text() once a started command has ended, on the same thread.
+            left_file (str): a file that the guard removes if this process dies before it could.
 
         Raises:
             TrainerLaunchError: the guard could not be started; nothing is left.
@@ -136,18 +139,19 @@ class OwnedTree:
         self._changed = threading.Condition()
         self._tag = uuid.uuid4().hex
         self._since = time.monotonic()  # the launch, later the stop
-        self._guard, self._status_fd = self._start_guard(env, grace)
+        self._guard, self._status_fd = self._start_guard(env, grace, left_file)
         self._thread = threading.Thread(target=self._watch, name=f"trainer-watch-{self._guard.pid}", daemon=True)
         self._thread.start()
 
-    def _start_guard(self, env, grace):
+    def _start_guard(self, env, grace, left_file):
         argv, cwd = self._command
         status_fd, guard_status_fd = os.pipe()
         with ExitStack() as on_failure:
             on_failure.callback(os.close, status_fd)
             try:
+                guard_args = [str(guard_status_fd), str(grace), left_file, cwd, *argv]
                 guard = subprocess.Popen(
-                    [sys.executable, "-I", "-S", process_guard.__file__, str(guard_status_fd), str(grace), cwd, *argv],
+                    [sys.executable, "-I", "-S", process_guard.__file__, *guard_args],
                     bufsize=0,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
@@ -319,7 +323,7 @@ def _launch_error(argv: Sequence[str], cwd: str, stage: str, code: int) -> Train
         return TrainerLaunchError(f"cannot start {command!r}: {reason}")
     path = os.path.join(cwd, command)
     if code in (errno.ENOENT, errno.ENOTDIR):
-        if os.path.exists(path):
+        if os.path.exists(path) if os.sep in command else shutil.which(command):
             return CommandNotFoundError(f"the interpreter that {command!r} names in its first line does not exist")
         return CommandNotFoundError(f"command not found: {command!r} (working directory {cwd!r})")
     return CommandNotExecutableError(

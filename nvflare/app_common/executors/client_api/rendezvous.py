@@ -25,11 +25,17 @@ import os
 import socket
 import stat
 from pathlib import Path
-from typing import List, Optional
+from typing import Iterable, Iterator, List, Optional
+
+from nvflare.client.config import ConfigKey
 
 RENDEZVOUS_FILE = "client_api_rendezvous.json"
 # What ranks other than 0 need, who do not connect: no secret is in it.
 RANKS_FILE = "client_api_ranks.json"
+
+# Folders between a workspace, or one with several, and a job's folder.
+_MAX_DEPTH = 5
+_APP_PREFIX = "app_"
 
 _OWNER_HOST, _OWNER_PID, _OWNER_START = "job_host", "job_pid", "job_start"
 
@@ -53,23 +59,66 @@ def describe_owner() -> dict:
 
 
 def find_files(workspace: str, name: str, job: Optional[str] = None, site: Optional[str] = None) -> List[Path]:
-    """Returns the files of this name below a site's workspace (or a folder of several), the oldest first.
+    """Returns the files of this name in the apps' config folders below a folder, the oldest first.
 
     Args:
-        workspace: a folder.
+        workspace: a job's folder, a site's workspace with its jobs, or a folder with the workspaces of several sites.
         name: RENDEZVOUS_FILE or RANKS_FILE.
-        job: only of this job: one of the folders on the way has its id as name.
+        job: only of this job: its folder has its id as name.
         site: only of this site: the app's folder is named after it.
     """
     found = []
-    for path in Path(workspace).rglob(name):
-        folders = path.parts
-        if (job is None or job in folders) and (site is None or f"app_{site}" in folders):
+    for app in _find_apps(Path(workspace), _MAX_DEPTH):
+        if (job is None or app.parent.name == job) and (site is None or app.name == _APP_PREFIX + site):
+            path = app / "config" / name
             try:
                 found.append((path.lstat().st_mtime, path))
-            except FileNotFoundError:
-                pass  # claimed in between
+            except OSError:
+                pass  # there is none
     return [path for _, path in sorted(found)]
+
+
+def _find_apps(folder: Path, depth: int) -> Iterator[Path]:
+    """Yields the app folders of all jobs; does not look into them: there may be a lot in there, and not of ours."""
+    try:
+        with os.scandir(folder) as entries:
+            folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return  # removed in between, or not for us
+    apps = [name for name in folders if name.startswith(_APP_PREFIX)]
+    if apps:
+        yield from (folder / name for name in apps)
+    elif depth:
+        for name in folders:
+            yield from _find_apps(folder / name, depth - 1)
+
+
+def find_ranks_file(
+    workspace: str, job: Optional[str] = None, site: Optional[str] = None, done: Iterable[tuple] = ()
+) -> Optional[Path]:
+    """Returns what a rank other than 0 needs, of the job that was started last and is still there; or None.
+
+    Args:
+        workspace, job, site: see find_files.
+        done: identities of files that are of no more interest.
+    """
+    for path in reversed(find_files(workspace, RANKS_FILE, job, site)):
+        try:
+            if identity_of(path.lstat()) not in done and not _is_orphaned(json.loads(path.read_bytes())):
+                return path
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # the job has just ended, or it is none of ours
+    return None
+
+
+def identity_of(status: os.stat_result) -> tuple:
+    """Returns by what the same file is recognised when it is found again."""
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def _is_orphaned(content: dict) -> bool:
+    """Tells whether the job's process is known to be gone; on another host it is not."""
+    return content[_OWNER_HOST] == socket.gethostname() and content[_OWNER_START] != _start_time(content[_OWNER_PID])
 
 
 class Claim:
@@ -95,6 +144,7 @@ class Claim:
             self._check_file()
             self._lock()
             self.content = self._read()
+            self.identity = identity_of(os.fstat(self._fd))
         except BaseException:  # also KeyboardInterrupt: a lock must not outlive the claim
             os.close(self._fd)
             raise
@@ -119,6 +169,8 @@ class Claim:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RendezvousTaken(f"{self.path}: another trainer is claiming it") from None
+        except OSError:
+            pass  # a file system without locks; the job takes only one trainer anyway
         if os.fstat(self._fd).st_nlink == 0:
             raise RendezvousGone(f"{self.path} was removed")
 
@@ -128,9 +180,13 @@ class Claim:
                 content = json.load(f)
             except ValueError:
                 content = None
-        if not isinstance(content, dict) or not {_OWNER_HOST, _OWNER_PID, _OWNER_START} <= content.keys():
-            raise RendezvousRefused(f"{self.path} is refused: it is truncated or no rendezvous")
-        if content[_OWNER_HOST] == socket.gethostname() and content[_OWNER_START] != _start_time(content[_OWNER_PID]):
+        try:
+            if not isinstance(content[ConfigKey.TASK_EXCHANGE][ConfigKey.PIPE][ConfigKey.ARG]["secret"], str):
+                raise TypeError
+            is_orphaned = _is_orphaned(content)
+        except (KeyError, TypeError):
+            raise RendezvousRefused(f"{self.path} is refused: it is truncated or no rendezvous") from None
+        if is_orphaned:
             raise RendezvousRefused(f"{self.path} is refused: its job's process {content[_OWNER_PID]} is gone")
         return content
 

@@ -23,6 +23,7 @@ import logging
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from typing import List, Optional
 
@@ -99,22 +100,24 @@ class TrainerAgent(FlareAgentWithFLModel):
         self.pipe_handler.start()
         # Cells have threads that are no daemons, and Python joins such threads before it runs what atexit was given:
         # without this they would keep a script that is done. As concurrent.futures does for its own threads.
-        threading._register_atexit(self.stop)
+        # A resident trainer joins many jobs, and must not keep the agents of all.
+        stop = weakref.WeakMethod(self.stop)
+        threading._register_atexit(lambda: (stop() or (lambda: None))())
 
     def _status_cb(self, msg: Message, pipe_handler, channel) -> None:
         # Runs on the reader's thread, which ends with this message: the pipe is closed by stop().
-        self.logger.info(f"the job has ended this session: {msg.topic.strip('_')} {msg.data}")
+        self.logger.info(f"the job has ended this session: {msg.data}")
         self.asked_to_stop = True
         self.is_job_lost = msg.topic == Topic.PEER_GONE
         self.pipe.gone.trigger(msg.data)
         pipe_handler.stop(close_pipe=False)
 
-    def stop(self) -> None:
-        """Sends what was logged and leaves the session. Idempotent."""
+    def stop(self, reason: str = "the trainer has left") -> None:
+        """Sends what was logged and leaves the session, with a reason that the job gets to read. Idempotent."""
         self._metrics.close()
         if self.pipe.is_attached and not self.asked_to_stop:
             # Nobody watches this process: without a word the job would notice only by the missing heartbeats.
-            self.pipe.send(Message.new_request(Topic.END, "the trainer has left"), GOODBYE_TIMEOUT)
+            self.pipe.send(Message.new_request(Topic.END, reason), GOODBYE_TIMEOUT)
         self.asked_to_stop = True
         self.pipe_handler.stop(close_pipe=False)
         self.pipe.close()
@@ -163,9 +166,10 @@ class TrainerAgent(FlareAgentWithFLModel):
             reply = Message.new_reply(TASK, shareable, task.msg_id)
             sent = self.pipe.send(reply)
             if not sent:
-                self.logger.error(
-                    f"the result of task {task.task_name!r} did not reach the job: {self.pipe.gone.value}"
-                )
+                fault = f"the result of task {task.task_name!r} did not reach the job: {self.pipe.gone.value}"
+                if self.is_job_lost or not self.asked_to_stop:
+                    raise AgentClosed(fault)
+                self.logger.error(fault)
             return sent
         finally:
             self.current_task = None
@@ -239,4 +243,6 @@ def _log_to_output() -> None:
         handler.setFormatter(logging.Formatter(LOG_FORMAT))
         root.addHandler(handler)
         root.setLevel(logging.INFO)
-        logging.getLogger("nvflare.fuel").setLevel(logging.WARNING)  # every connection of every cell
+        # nvflare tells of every connection, callback and array; of it all, this module's news are the user's.
+        logging.getLogger("nvflare").setLevel(logging.WARNING)
+        logging.getLogger(__name__).setLevel(logging.INFO)

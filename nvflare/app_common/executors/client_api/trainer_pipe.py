@@ -35,6 +35,7 @@ from typing import Callable, Optional
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.backend_spec import TaskAborted, wait_until
 from nvflare.app_common.executors.client_api.handshake import HandshakeError, check_answer, make_hello
+from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import encode_payload, make_reply
 from nvflare.fuel.f3.endpoint import Endpoint, EndpointMonitor, EndpointState
@@ -44,7 +45,7 @@ from nvflare.fuel.f3.streaming.stream_const import StreamHeaderKey
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.fobs import FOBSContextKey
 from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
-from nvflare.fuel.utils.pipe.cell_pipe import CellPipe
+from nvflare.fuel.utils.pipe.cell_pipe import CellPipe, _from_cell_message, _to_cell_message
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
 
 CHANNEL = "client_api"
@@ -54,7 +55,7 @@ HELLO, TASK, METRICS, PULLED = "HELLO", "TASK", "METRICS", "PULLED"
 # Arrays of up to this many bytes in all travel inside one message.
 INLINE_LIMIT = 1024 * 1024
 # Seconds until one inline message must have been acknowledged before it is sent again.
-ACK_TIMEOUT = 2.0
+ACK_TIMEOUT = 1.0
 # Pause (seconds) before a message is sent again to a peer that could not be reached.
 RETRY_PAUSE = 0.2
 # Seconds that the server has for pulling a result from the trainer.
@@ -138,8 +139,12 @@ class TrainerPipe(CellPipe):
         self.pass_through = pass_through
         self.is_attached = is_attached
         self.gone = Gone()  # the peer is gone: no send waits for it any more
+        # No pull of its arrays does either: nvflare would try for 40 minutes, on a thread that all cells share.
+        self.cell.update_fobs_context({FOBSContextKey.ABORT_SIGNAL: self.gone})
         self.on_hello: Optional[Callable[[dict, str], dict]] = None  # answers a HELLO: (hello, sender) -> answer
         self.on_metrics: Optional[Callable[[list], None]] = None  # takes a batch of metrics before it is acknowledged
+        self._metrics_lock = threading.Lock()
+        self._last_batch = ""  # id of the batch of metrics that was taken last
         self._delivery: Optional[_Delivery] = None  # of the result that the server is pulling
         self._seen = deque(maxlen=_REMEMBERED_MESSAGES)
         if is_trainer:
@@ -266,13 +271,12 @@ class TrainerPipe(CellPipe):
         super().close()
         with CellPipe._lock:  # nvflare keeps the cells of closed pipes for ever, and a job may have one per task
             CellPipe._cells_info.pop(self.cell.get_fqcn(), None)
+            CoreCell.ALL_CELLS.pop(self.cell.get_fqcn(), None)
         # It also keeps their ids, and a later cell that has the id of a freed one would not serve downloads.
         DownloadService._initialized_cells.pop(id(self.cell), None)
 
     @staticmethod
     def _to_cell_message(msg: Message, topic: Optional[str] = None) -> CellMessage:
-        from nvflare.fuel.utils.pipe.cell_pipe import _to_cell_message
-
         return _to_cell_message(msg, {MessageHeaderKey.TOPIC: topic} if topic else None)
 
     # The CJ's end
@@ -285,12 +289,19 @@ class TrainerPipe(CellPipe):
         if sender != self.peer_fqcn:
             self.logger.warning(f"a message of {sender} was refused: it is not the trainer of this session")
             return make_reply(ReturnCode.INVALID_REQUEST, "not the peer of this session")
-        if self._delivery:
+        if self._delivery and topic in (TASK, Topic.END, Topic.ABORT):
             self._delivery.end()  # a task, or the end of the session: nobody pulls the last result any more
         if topic == METRICS and self.on_metrics:
-            self.on_metrics(request.payload)
+            self._take_metrics(_from_cell_message(request))
             return make_reply(ReturnCode.OK)
         return super()._receive_message(request)
+
+    def _take_metrics(self, batch: Message) -> None:
+        # A batch that had to wait here was sent again meanwhile, and the copy waits for the lock on another thread.
+        with self._metrics_lock:
+            if batch.msg_id != self._last_batch:
+                self.on_metrics(batch.data)
+                self._last_batch = batch.msg_id
 
     # The trainer's end
 

@@ -83,13 +83,20 @@ class TrainerProcess(Launcher):
         self._lifecycle = threading.Lock()
         self._tree: Optional[OwnedTree] = None
 
-    def start(self, argv: Sequence[str], cwd: Optional[str] = None, env: Optional[Mapping[str, str]] = None) -> None:
+    def start(
+        self,
+        argv: Sequence[str],
+        cwd: Optional[str] = None,
+        env: Optional[Mapping[str, str]] = None,
+        left_file: str = "",
+    ) -> None:
         """Starts a command; returns when it runs. What an ended one has left is stopped first.
 
         Args:
             argv (Sequence[str]): the command and its arguments; no shell.
             cwd (str): working directory; None: that of this process.
             env (Mapping[str, str]): its whole environment; None: that of this process. A tag is added.
+            left_file (str): a file to be removed if this process dies before it could do so.
 
         Raises:
             TrainerLaunchError: nothing was started, nothing is left; see its subclasses.
@@ -111,6 +118,7 @@ class TrainerProcess(Launcher):
                 OutputLines(),
                 self._handle_line,
                 self._handle_exit,
+                left_file,
             )
             self._tree.wait_started()
 

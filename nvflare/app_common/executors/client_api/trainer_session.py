@@ -32,7 +32,12 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.backend_spec import TrainerError, wait_until
-from nvflare.app_common.executors.client_api.handshake import find_hello_fault, make_welcome, without_proof
+from nvflare.app_common.executors.client_api.handshake import (
+    HandshakeError,
+    find_hello_fault,
+    make_welcome,
+    without_proof,
+)
 from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
 from nvflare.app_common.executors.client_api.trainer_pipe import PULLED, TASK, TrainerPipe, array_bytes
 from nvflare.app_common.executors.task_exchanger import TaskExchanger
@@ -96,6 +101,7 @@ class TrainerSession(TaskExchanger):
         self.state = SessionState.CREATED
         self.cause = ""  # why the session has ended, once it has
         self.trainer = {}  # what the trainer told of itself in its HELLO
+        self.joined_at: Optional[float] = None  # on the monotonic clock
         self._session_name = name
         self._on_metrics = on_metrics
         self._on_state = on_state
@@ -105,19 +111,23 @@ class TrainerSession(TaskExchanger):
         self._since = time.monotonic()
         self._request: Optional[Message] = None  # the task in hand
         self._reply: Optional[Message] = None
+        self._unanswered = ""  # id of the last task while the trainer may be busy with it, aborted or not
         self._is_being_pulled = False  # the arrays of the last result are still with the trainer
 
     def open(self) -> None:
         """Connects the pipe and begins to wait for a trainer.
 
         Raises:
-            HandshakeError: the cellnet cannot be reached.
+            TrainerError: the cellnet cannot be reached.
         """
         self.pipe.on_hello = self._handle_hello
         self.pipe.on_metrics = self._handle_metrics
         self.pipe_handler.set_message_cb(self._handle_reply)
         self.pipe_handler.set_status_cb(self._handle_status)
-        self.pipe.open()
+        try:
+            self.pipe.open()
+        except HandshakeError as e:
+            raise TrainerError(str(e)) from e
         self.pipe_handler.start()
         self._move(SessionState.WAITING, "open for a trainer")
 
@@ -142,6 +152,7 @@ class TrainerSession(TaskExchanger):
             self._raise_if_ended()
             # The message has an id of its own: the same task may be sent twice, to two trainers.
             self._request, self._reply = Message.new_request(TASK, shareable), None
+            self._unanswered = self._request.msg_id
         self._move(SessionState.BUSY, f"task {task_name!r} {task_id}")
         try:
             return self._exchange(self._request, abort_signal)
@@ -227,6 +238,7 @@ class TrainerSession(TaskExchanger):
                 return f"process {self.trainer.get('pid')} on {self.trainer.get('host')} has joined this session"
             if self.state != SessionState.WAITING:
                 return f"the session is {self.state.value}"
+            self.joined_at = time.monotonic()
             self.trainer, self.pipe.peer_fqcn = claim, sender
         self._move(SessionState.READY, f"process {claim['pid']} on {claim['host']} has joined")
         return ""
@@ -240,6 +252,8 @@ class TrainerSession(TaskExchanger):
             self.settle()
             return
         with self._changed:
+            if msg.req_id == self._unanswered:
+                self._unanswered = ""
             if self._request is None or msg.req_id != self._request.msg_id or self._reply is not None:
                 self.logger.warning(f"session {self._session_name}: dropped a result: its task is over or not of here")
             elif not isinstance(msg.data, Shareable):
@@ -257,6 +271,11 @@ class TrainerSession(TaskExchanger):
     @property
     def has_ended(self) -> bool:
         return self.state in _ENDED
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the trainer waits for its next task."""
+        return self.state is SessionState.READY and not self._unanswered
 
     def _raise_if_ended(self) -> None:
         if self.has_ended:

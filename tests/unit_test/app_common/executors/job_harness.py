@@ -45,6 +45,7 @@ from nvflare.app_common.executors.client_api.backend_spec import FAILURE_CAUSE_H
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
 from nvflare.fuel.f3.cellnet.cell import Cell
+from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from nvflare.fuel.f3.cellnet.defs import CellChannel
 from nvflare.fuel.f3.cellnet.utils import make_reply as make_cell_reply
 from nvflare.fuel.utils.network_utils import get_open_ports
@@ -107,7 +108,9 @@ class JobHarness:
         self._gates.append(Gate(self.custom_dir / name))
         return self._gates[-1]
 
-    def start(self, *executors, converts_analytics: bool = True, components: Optional[dict] = None) -> "JobHarness":
+    def start(
+        self, *executors, converts_analytics: bool = True, components: Optional[dict] = None, runner: Any = None
+    ) -> "JobHarness":
         """Fires START_RUN; `execute` works with the first executor.
 
         With converts_analytics the job has a ConvertToFedEvent component, and log records become local events; there is
@@ -128,6 +131,8 @@ class JobHarness:
         self.engine.cell = self._cell
         with self.engine.new_context() as fl_ctx:
             fl_ctx.set_prop(FLContextKey.WORKSPACE_OBJECT, self.workspace, private=True)
+            if runner:
+                fl_ctx.set_prop(FLContextKey.RUNNER, runner, private=True)
         self.fire(EventType.ABOUT_TO_START_RUN)
         before = set(threading.enumerate())
         self.fire(EventType.START_RUN)
@@ -229,7 +234,17 @@ class Cellnet:
 
     def stop(self):
         for cell in reversed(self._cells):
-            cell.stop()
+            stop_cell(cell)
+
+
+def stop_cell(cell: Cell) -> None:
+    """Stops a cell for good: nvflare keeps every cell by its name, and later ones take short cuts to it."""
+    cell.stop()
+    # Kept, because nvflare leaves a listener's socket open, and its end by garbage collection is a warning.
+    _stopped_cells.append(CoreCell.ALL_CELLS.pop(cell.get_fqcn()))
+
+
+_stopped_cells = []
 
 
 def make_task(value: Any = 0.0, current_round: int = 0, **params) -> Shareable:

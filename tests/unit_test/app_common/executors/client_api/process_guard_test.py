@@ -58,6 +58,7 @@ class Guard:
             process_guard.__file__,
             str(child_status),
             str(grace),
+            "",
             os.getcwd(),
             *command,
         ]

@@ -17,7 +17,6 @@ import logging
 import os
 import queue
 import resource
-import select
 import signal
 import subprocess
 import sys
@@ -25,6 +24,7 @@ import threading
 import uuid
 
 import pytest
+from client_api.process_watch import MARKER, marked_pids, wait_gone
 
 from nvflare.app_common.executors.client_api.output_lines import (
     LINE_COST,
@@ -47,7 +47,6 @@ from nvflare.app_common.executors.client_api.process_tree import (
 from nvflare.app_common.executors.client_api.trainer_process import TrainerProcess, split_command
 
 LIMIT = 10.0  # seconds that a wait for an event may take
-MARKER = "TRAINER_PROCESS_TEST"
 CHILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "misbehaving_child.py")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -55,40 +54,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 
 def child(*actions):
     return [sys.executable, CHILD, *actions]
-
-
-def marked_pids(marker):
-    entry, found = f"{MARKER}={marker}".encode(), set()
-    for pid in (name for name in os.listdir("/proc") if name.isdigit()):
-        try:
-            with open(f"/proc/{pid}/environ", "rb") as f:
-                if entry in f.read():
-                    found.add(int(pid))
-        except OSError:
-            pass  # gone, or another user's
-    return found
-
-
-def wait_gone(pids, seconds):
-    """Waits for processes that are not our children; returns those that still live."""
-    pidfds = {}
-    for pid in pids:
-        try:
-            pidfds[os.pidfd_open(pid)] = pid
-        except ProcessLookupError:
-            pass
-    try:
-        while pidfds:
-            ready, _, _ = select.select(list(pidfds), [], [], seconds)
-            if not ready:
-                return set(pidfds.values())
-            for fd in ready:
-                os.close(fd)
-                del pidfds[fd]
-    finally:
-        for fd in pidfds:
-            os.close(fd)
-    return set()
 
 
 def in_thread(function, *args):

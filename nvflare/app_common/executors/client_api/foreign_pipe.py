@@ -1,0 +1,304 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A pipe that the job supplies, in place of the cellnet between the client job process (CJ) and an attached trainer.
+
+For compute nodes without a network: with nvflare's FilePipe as the component `client_api_pipe`, job and trainer meet in
+a shared folder. Everything travels as a plain pipe Message then: HELLO and its answer, tasks, results, log records, the
+end. ForeignPipe puts on any Pipe what TrainerSession and TrainerAgent expect of a TrainerPipe. Each session has a pipe
+of its own, made anew from what the component exports, under a name with the session's random token.
+
+Threads: the session's reader receives; each send that has to be waited for has a thread, because a foreign `send` may
+block until the peer has read, and cannot be woken; one more thread sends answers and heartbeats, and never the reader,
+or two readers would wait for each other.
+"""
+
+import json
+import threading
+import time
+from collections import deque
+from typing import Callable, Optional, Tuple
+
+from nvflare.apis.signal import Signal
+from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext, TaskAborted, wait_until
+from nvflare.app_common.executors.client_api.handshake import (
+    HandshakeError,
+    check_answer,
+    make_hello,
+    new_session_keys,
+)
+from nvflare.app_common.executors.client_api.trainer_pipe import (
+    CHANNEL,
+    HANDSHAKE_TIMEOUT,
+    HELLO,
+    METRICS,
+    AnySignal,
+    Gone,
+)
+from nvflare.client.config import ConfigKey
+from nvflare.fuel.utils.attributes_exportable import ExportMode
+from nvflare.fuel.utils.class_loader import load_class
+from nvflare.fuel.utils.constants import Mode
+from nvflare.fuel.utils.log_utils import get_obj_logger
+from nvflare.fuel.utils.pipe.pipe import Message, Pipe, Topic
+from nvflare.security.logging import secure_format_exception
+
+# The trainer's answer to the end of the session: only then may the CJ remove what the pipe is made of.
+BYE = "BYE"
+# Seconds that the trainer tries to say it.
+BYE_TIMEOUT = 1.0
+# Seconds after which the reader looks for an event of this process: a foreign pipe cannot be woken.
+READ_SLICE = 0.25
+
+
+def foreign_session(context: ClientAPIBackendContext, config: dict, component: Pipe) -> Tuple["ForeignPipe", dict]:
+    """Makes the pipe of a new session.
+
+    Args:
+        context: the backend's.
+        config: of the trainer's Client API, from bootstrap.client_config().
+        component: the job's pipe, of which only the description is used.
+
+    Returns:
+        The CJ's end, and what a trainer needs to join: no credentials of the site are in it.
+    """
+    common = {
+        "heartbeat_interval": context.heartbeat_interval,
+        "heartbeat_timeout": context.heartbeat_timeout,
+        **new_session_keys(),
+    }
+    own, peers = (_describe(component, mode) for mode in (ExportMode.SELF, ExportMode.PEER))
+    exchange = {
+        **config[ConfigKey.TASK_EXCHANGE],
+        ConfigKey.PIPE_CHANNEL_NAME: CHANNEL,
+        ConfigKey.PIPE: {
+            ConfigKey.CLASS_NAME: f"{ForeignPipe.__module__}.{ForeignPipe.__name__}",
+            ConfigKey.ARG: {"mode": Mode.ACTIVE.value, **peers, **common},
+        },
+    }
+    return ForeignPipe(Mode.PASSIVE.value, **own, **common), {**config, ConfigKey.TASK_EXCHANGE: exchange}
+
+
+def _describe(component: Pipe, export_mode: str) -> dict:
+    pipe_class, pipe_args = component.export(export_mode)
+    # Through JSON at both ends alike: nvflare exports enums, and its CellPipe does not take them back.
+    return {"pipe_class": pipe_class, "pipe_args": json.loads(json.dumps(pipe_args))}
+
+
+class ForeignPipe(Pipe):
+    def __init__(
+        self,
+        mode: str,
+        pipe_class: str,
+        pipe_args: dict,
+        token: str,
+        secret: str,
+        challenge: str,
+        heartbeat_interval: float,
+        heartbeat_timeout: float,
+    ):
+        """Initializes one end; nothing is opened.
+
+        Args:
+            mode (str): "PASSIVE" at the CJ, "ACTIVE" in the trainer.
+            pipe_class (str): of the pipe that carries the messages.
+            pipe_args (dict): its arguments.
+            token (str): the session's random token, part of the pipe's name.
+            secret (str): the session's secret.
+            challenge (str): the CJ's nonce.
+            heartbeat_interval (float): seconds.
+            heartbeat_timeout (float): seconds.
+        """
+        super().__init__(mode)
+        self.logger = get_obj_logger(self)
+        self.secret = secret
+        self.challenge = challenge
+        self.heartbeat_interval = heartbeat_interval
+        self.heartbeat_timeout = heartbeat_timeout
+        self.channel = f"{CHANNEL}_{token}"
+        self.root_url = ""  # no cellnet
+        self.is_attached = True
+        self.peer_fqcn: Optional[str] = None  # anything once the peer has shown that it knows the secret
+        self.gone = Gone()
+        self.on_hello: Optional[Callable[[dict, str], dict]] = None
+        self.on_metrics: Optional[Callable[[list], None]] = None
+        self._pipe: Pipe = load_class(pipe_class)(**pipe_args)
+        self._changed = threading.Condition()  # guards all below
+        self._events = deque()  # of this process, and messages that came during the handshake
+        self._outbox = deque()  # answers
+        self._is_closed = False
+        self._has_peer_left = False
+        self._last_heard = 0.0  # on the wall clock, as PipeHandler wants it
+        self._sender = threading.Thread(target=self._send_answers, name="client_api_answers", daemon=True)
+        if mode == Mode.ACTIVE.value:
+            from nvflare.app_common.executors.client_api.trainer_agent import use_trainer_agent
+
+            use_trainer_agent()
+
+    def open(self, name: str = "") -> None:
+        """Opens the pipe under the session's name."""
+        self._pipe.open(self.channel)
+        self._sender.start()
+
+    def send(self, msg: Message, timeout: Optional[float] = None, abort_signal: Optional[Signal] = None) -> bool:
+        """Sends a message and waits until the peer has it; see TrainerPipe.send."""
+        if self.peer_fqcn is None:
+            return False
+        if msg.topic == Topic.HEARTBEAT:
+            return True  # has a thread of its own
+        stop = AnySignal(self.gone, abort_signal)
+        outcome = []
+
+        def transfer():
+            is_sent = self._put(msg, timeout)
+            with self._changed:
+                outcome.append(is_sent)
+                self._changed.notify_all()
+
+        threading.Thread(target=transfer, name="client_api_transfer", daemon=True).start()
+        try:
+            with self._changed:
+                wait_until(self._changed, lambda: outcome, stop)
+                if outcome[0] and msg.topic == Topic.END and self.on_hello:
+                    wait_until(self._changed, lambda: self._has_peer_left, stop, timeout)
+                return outcome[0]
+        except TaskAborted:
+            return False
+
+    def receive(self, timeout: Optional[float] = None) -> Optional[Message]:
+        """Waits for the next message (`timeout` in seconds); what is dealt with here is not returned."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._is_closed:
+            if self._events:
+                return self._events.popleft()
+            remaining = READ_SLICE if deadline is None else deadline - time.monotonic()
+            msg = self._read(min(READ_SLICE, max(remaining, 0.001)))
+            if msg:
+                return self._take(msg)
+            if remaining <= 0:
+                return None
+        return None
+
+    def post(self, topic: str, data) -> None:
+        """Puts an event of this process in line."""
+        self._events.append(Message.new_request(topic, data))
+
+    def greet(self) -> None:
+        """Joins the session; see TrainerPipe.greet."""
+        deadline = time.monotonic() + HANDSHAKE_TIMEOUT
+        hello = Message.new_request(HELLO, make_hello(self.secret, self.challenge))
+        answer = self._put(hello, HANDSHAKE_TIMEOUT) and self._read_answer(hello, deadline)
+        if not answer:
+            raise HandshakeError(f"no answer from the job in {HANDSHAKE_TIMEOUT} s")
+        check_answer(answer.data, self.secret, hello.data)
+        self._last_heard, self.peer_fqcn = time.time(), "the job"
+
+    def _read_answer(self, hello: Message, deadline: float) -> Optional[Message]:
+        early = deque()
+        while time.monotonic() < deadline and not self.gone.triggered:
+            msg = self._read(READ_SLICE)
+            if msg and msg.topic == HELLO and msg.req_id == hello.msg_id:
+                self._events.extendleft(reversed(early))
+                return msg
+            if msg and msg.topic != HELLO:
+                early.append(msg)  # a task may overtake the answer
+        return None
+
+    def get_last_peer_active_time(self) -> float:
+        return self._last_heard
+
+    def close(self) -> None:
+        """Closes the pipe and ends its threads. Idempotent."""
+        self.gone.trigger("the pipe is closed")
+        with self._changed:
+            was_closed, self._is_closed = self._is_closed, True
+            self._changed.notify_all()
+        if not was_closed:
+            self._pipe.close()
+        if self._sender.is_alive() and self._sender is not threading.current_thread():
+            self._sender.join(self.heartbeat_timeout)
+
+    def clear(self) -> None:
+        self._pipe.clear()
+
+    def can_resend(self) -> bool:
+        return False
+
+    def export(self, export_mode: str) -> Tuple[str, dict]:
+        return self._pipe.export(export_mode)
+
+    def _take(self, msg: Message) -> Optional[Message]:
+        if msg.topic == HELLO:
+            if self.on_hello:
+                self._answer(Message.new_reply(HELLO, self.on_hello(msg.data, f"{msg.msg_id}"), msg.msg_id))
+            return None
+        if self.peer_fqcn is None and msg.topic != Topic.PEER_GONE:
+            self.logger.warning(f"a message was refused, its sender has not joined the session: {msg}")
+            return None
+        self._last_heard = time.time()
+        if msg.topic == METRICS and self.on_metrics:
+            self.on_metrics(msg.data)
+            return None
+        if msg.topic == BYE:
+            with self._changed:
+                self._has_peer_left = True
+                self._changed.notify_all()
+            return None
+        if msg.topic == Topic.END and not self.on_hello:
+            self._put(Message.new_request(BYE, ""), BYE_TIMEOUT)
+        return msg
+
+    def _answer(self, msg: Message) -> None:
+        with self._changed:
+            self._outbox.append(msg)
+            self._changed.notify_all()
+
+    def _send_answers(self) -> None:
+        next_beat = time.monotonic()
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._outbox or self._is_closed, max(0.0, next_beat - time.monotonic()))
+                if self._is_closed:
+                    return
+                msg = self._outbox.popleft() if self._outbox else None
+            if msg is None:
+                next_beat = time.monotonic() + self.heartbeat_interval
+                if self.peer_fqcn is None:
+                    continue
+                msg = Message.new_request(Topic.HEARTBEAT, "")
+            self._put(msg, self.heartbeat_timeout)
+
+    # The border to the foreign pipe, which may raise whatever it likes
+
+    def _put(self, msg: Message, timeout: Optional[float]) -> bool:
+        try:
+            return bool(self._pipe.send(msg, timeout))
+        except Exception as e:
+            self._note_failure(e)
+            return False
+
+    def _read(self, timeout: float) -> Optional[Message]:
+        try:
+            return self._pipe.receive(timeout)
+        except Exception as e:
+            self._note_failure(e)
+            return None
+
+    def _note_failure(self, error: Exception) -> None:
+        with self._changed:
+            if self._is_closed or self.gone.triggered:
+                return  # said already
+            cause = f"the pipe has failed: {secure_format_exception(error)}"
+            self.gone.trigger(cause)
+        self.post(Topic.PEER_GONE, cause)
