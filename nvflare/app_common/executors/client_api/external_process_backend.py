@@ -256,10 +256,9 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
         if trainer is None:
             return {"state": "no trainer", "launches": self._launches}
         return {
-            "state": trainer.session.state.value,
+            **trainer.session.stats(),
             "pid": trainer.process.pid,
             "launches": self._launches,
-            "heartbeat_age": round(trainer.session.heartbeat_age(), 1),
         }
 
     def finalize(self, fl_ctx: FLContext) -> None:

@@ -23,7 +23,7 @@ inline, so it is switched by the size of the last result: a model comes and goes
 from nvflare.apis.fl_constant import FilterKey, FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
-from nvflare.app_common.executors.client_api.trainer_pipe import INLINE_LIMIT, array_bytes
+from nvflare.app_common.executors.client_api.transfer import INLINE_LIMIT, array_bytes
 from nvflare.fuel.f3.cellnet.defs import CellChannel
 from nvflare.private.privacy_manager import Scope
 

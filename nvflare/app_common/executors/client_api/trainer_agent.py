@@ -30,6 +30,7 @@ from typing import List, Optional
 from nvflare.apis.dxo import DXO
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.shareable import Shareable
+from nvflare.app_common.executors.client_api import transfer
 from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
 from nvflare.app_common.executors.client_api.trainer_pipe import METRICS, TASK, TrainerPipe
 from nvflare.client.flare_agent import RC, AgentClosed, CallStateError, Task, _TaskContext
@@ -243,6 +244,7 @@ def _log_to_output() -> None:
         handler.setFormatter(logging.Formatter(LOG_FORMAT))
         root.addHandler(handler)
         root.setLevel(logging.INFO)
-        # nvflare tells of every connection, callback and array; of it all, this module's news are the user's.
+        # nvflare tells of every connection, callback and array; of it all, what these modules tell is the user's.
         logging.getLogger("nvflare").setLevel(logging.WARNING)
-        logging.getLogger(__name__).setLevel(logging.INFO)
+        for module in (__name__, transfer.__name__):
+            logging.getLogger(module).setLevel(logging.INFO)

@@ -24,17 +24,15 @@ one goes over nvflare's streams, its arrays pulled by the receiver, or, where no
 (`pass_through`), past the CJ between server and trainer.
 """
 
-import math
 import secrets
 import threading
 import time
 from collections import deque
-from functools import partial
 from typing import Callable, Optional
 
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.backend_spec import TaskAborted, wait_until
 from nvflare.app_common.executors.client_api.handshake import HandshakeError, check_answer, make_hello
+from nvflare.app_common.executors.client_api.transfer import INLINE_LIMIT, PULL_TIMEOUT, Delivery, array_bytes
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import encode_payload, make_reply
@@ -44,7 +42,6 @@ from nvflare.fuel.f3.streaming.download_service import DownloadService
 from nvflare.fuel.f3.streaming.stream_const import StreamHeaderKey
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.fobs import FOBSContextKey
-from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
 from nvflare.fuel.utils.pipe.cell_pipe import CellPipe, _from_cell_message, _to_cell_message
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
 
@@ -52,14 +49,10 @@ CHANNEL = "client_api"
 # Topics beside those of nvflare's pipes.
 HELLO, TASK, METRICS, PULLED = "HELLO", "TASK", "METRICS", "PULLED"
 
-# Arrays of up to this many bytes in all travel inside one message.
-INLINE_LIMIT = 1024 * 1024
 # Seconds until one inline message must have been acknowledged before it is sent again.
 ACK_TIMEOUT = 1.0
 # Pause (seconds) before a message is sent again to a peer that could not be reached.
 RETRY_PAUSE = 0.2
-# Seconds that the server has for pulling a result from the trainer.
-PULL_TIMEOUT = 3600.0
 # Seconds in which the trainer must be connected and answered.
 HANDSHAKE_TIMEOUT = 30.0
 # A message that was sent again is recognised among this many predecessors.
@@ -145,7 +138,7 @@ class TrainerPipe(CellPipe):
         self.on_metrics: Optional[Callable[[list], None]] = None  # takes a batch of metrics before it is acknowledged
         self._metrics_lock = threading.Lock()
         self._last_batch = ""  # id of the batch of metrics that was taken last
-        self._delivery: Optional[_Delivery] = None  # of the result that the server is pulling
+        self._delivery: Optional[Delivery] = None  # of the result that the server is pulling
         self._seen = deque(maxlen=_REMEMBERED_MESSAGES)
         if is_trainer:
             from nvflare.app_common.executors.client_api.trainer_agent import use_trainer_agent
@@ -232,7 +225,7 @@ class TrainerPipe(CellPipe):
             request.set_header(MessageHeaderKey.MSG_ROOT_TTL, PULL_TIMEOUT)
         context = self.cell.get_fobs_context({FOBSContextKey.ABORT_SIGNAL: stop, FOBSContextKey.NUM_RECEIVERS: 1})
         encode_payload(request, StreamHeaderKey.PAYLOAD_ENCODING, fobs_ctx=context)
-        delivery = _Delivery([downloadable for _, downloadable in context.get("objects", [])])
+        delivery = Delivery([downloadable for _, downloadable in context.get("objects", [])], array_bytes(msg.data))
         if is_pulled_by_server:
             self._delivery = delivery
         reply = self.cell.send_request(
@@ -332,41 +325,6 @@ class TrainerPipe(CellPipe):
         check_answer(answer, self.secret, hello)
 
 
-class _Delivery:
-    """Waits until the arrays of a result have been pulled, to the last byte.
-
-    nvflare's own callback for that comes with the next tick of a 5 s monitor; what a Downloadable is told at once is
-    `downloaded_to_all`.
-    """
-
-    def __init__(self, downloadables: list):
-        self._changed = threading.Condition()
-        self._pending = len(downloadables)
-        self._has_ended = False
-        for downloadable in downloadables:
-            downloadable.downloaded_to_all = partial(self._count, downloadable.downloaded_to_all)
-
-    def _count(self, downloaded_to_all: Callable[[], None]) -> None:
-        downloaded_to_all()
-        with self._changed:
-            self._pending -= 1
-            self._changed.notify_all()
-
-    def end(self) -> None:
-        with self._changed:
-            self._has_ended = True
-            self._changed.notify_all()
-
-    def wait(self, stop: Signal) -> bool:
-        """Waits until all is pulled, or will not be; tells whether it was."""
-        with self._changed:
-            try:
-                wait_until(self._changed, lambda: not self._pending or self._has_ended, stop, PULL_TIMEOUT)
-            except TaskAborted:
-                pass
-            return not self._pending
-
-
 class _ConnectionMonitor(EndpointMonitor):
     """Tells when a cell is connected to the cellnet."""
 
@@ -376,14 +334,3 @@ class _ConnectionMonitor(EndpointMonitor):
     def state_change(self, endpoint: Endpoint) -> None:
         if endpoint.state == EndpointState.READY:
             self.connected.set()
-
-
-def array_bytes(data) -> float:
-    """Returns how many bytes the arrays in a nested structure take; infinite if they have yet to be pulled."""
-    if isinstance(data, dict):
-        return sum(array_bytes(value) for value in data.values())
-    if isinstance(data, (list, tuple)):
-        return sum(array_bytes(value) for value in data)
-    if isinstance(data, LazyDownloadRef):
-        return math.inf  # unknown, but nobody makes one for a small array
-    return getattr(data, "nbytes", 0) or 0

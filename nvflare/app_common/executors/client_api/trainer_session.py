@@ -39,7 +39,8 @@ from nvflare.app_common.executors.client_api.handshake import (
     without_proof,
 )
 from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
-from nvflare.app_common.executors.client_api.trainer_pipe import PULLED, TASK, TrainerPipe, array_bytes
+from nvflare.app_common.executors.client_api.trainer_pipe import PULLED, TASK, TrainerPipe
+from nvflare.app_common.executors.client_api.transfer import array_bytes
 from nvflare.app_common.executors.task_exchanger import TaskExchanger
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
 
@@ -113,6 +114,7 @@ class TrainerSession(TaskExchanger):
         self._reply: Optional[Message] = None
         self._unanswered = ""  # id of the last task while the trainer may be busy with it, aborted or not
         self._is_being_pulled = False  # the arrays of the last result are still with the trainer
+        self._traffic = {"sent_bytes": 0, "sent_seconds": 0.0, "received_bytes": 0, "past_the_job": 0}
 
     def open(self) -> None:
         """Connects the pipe and begins to wait for a trainer.
@@ -162,7 +164,11 @@ class TrainerSession(TaskExchanger):
             self._move(SessionState.READY, "the task is over")
 
     def _exchange(self, request: Message, abort_signal: Signal) -> Shareable:
-        if not self.pipe.send(request, self.peer_read_timeout, abort_signal) and not abort_signal.triggered:
+        start = time.monotonic()
+        was_sent = self.pipe.send(request, self.peer_read_timeout, abort_signal)
+        self._traffic["sent_seconds"] += time.monotonic() - start
+        self._note_traffic("sent_bytes", request.data)
+        if not was_sent and not abort_signal.triggered:
             with self._changed:
                 # The reason, if there is one, is in line behind what the trainer sent.
                 wait_until(
@@ -179,8 +185,19 @@ class TrainerSession(TaskExchanger):
             if not in_time:
                 raise TrainerError(f"the trainer sent no result in {self.task_wait_time} s (result_wait_timeout)")
             result = self._reply.data
+            self._note_traffic("received_bytes", result)
             self._is_being_pulled = array_bytes(result) == math.inf
             return result
+
+    def _note_traffic(self, direction: str, data: Shareable) -> None:
+        size = array_bytes(data)
+        # Of arrays that travel past this process it does not know the size.
+        self._traffic["past_the_job" if size == math.inf else direction] += 1 if size == math.inf else size
+
+    def stats(self) -> dict:
+        """What an administrator should see: state, sign of life, traffic (bytes of arrays, seconds)."""
+        traffic = {name: round(value, 3) for name, value in self._traffic.items()}
+        return {"state": self.state.value, "heartbeat_age": round(self.heartbeat_age(), 1), **traffic}
 
     def wait_pulled(self) -> None:
         """Waits until the server has pulled the arrays of the last result, or will not (see `settle`)."""

@@ -1,0 +1,102 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How large a message is, and how far its arrays have been pulled."""
+
+import math
+import threading
+import time
+from functools import partial
+from typing import Callable
+
+from nvflare.apis.signal import Signal
+from nvflare.app_common.executors.client_api.backend_spec import TaskAborted, wait_until
+from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
+from nvflare.fuel.utils.log_utils import get_obj_logger
+
+# Arrays of up to this many bytes in all travel inside one message.
+INLINE_LIMIT = 1024 * 1024
+# Seconds that the server has for pulling a result from the trainer.
+PULL_TIMEOUT = 3600.0
+# Seconds between two lines that tell how far a long transfer is.
+PROGRESS_INTERVAL = 10.0
+
+
+def array_bytes(data) -> float:
+    """Returns how many bytes the arrays in a nested structure take; infinite if they have yet to be pulled."""
+    if isinstance(data, dict):
+        return sum(array_bytes(value) for value in data.values())
+    if isinstance(data, (list, tuple)):
+        return sum(array_bytes(value) for value in data)
+    if isinstance(data, LazyDownloadRef):
+        return math.inf  # unknown, but nobody makes one for a small array
+    return getattr(data, "nbytes", 0) or 0
+
+
+class Delivery:
+    """Follows the arrays of one message while the receiver pulls them, to the last byte.
+
+    nvflare's own callback for the end comes with the next tick of a 5 s monitor; what a Downloadable is told at once is
+    `produce`, for each chunk, and `downloaded_to_all`.
+    """
+
+    def __init__(self, downloadables: list, total: float):
+        """Begins to follow.
+
+        Args:
+            downloadables: what nvflare has made of the arrays.
+            total: bytes.
+        """
+        self.logger = get_obj_logger(self)
+        self._changed = threading.Condition()
+        self._pending = len(downloadables)
+        self._has_ended = False
+        self._total = total
+        self._pulled = 0
+        self._start = self._last_word = time.monotonic()
+        for downloadable in downloadables:
+            downloadable.produce = partial(self._produce, downloadable.produce)
+            downloadable.downloaded_to_all = partial(self._count, downloadable.downloaded_to_all)
+
+    def _produce(self, produce: Callable, state: dict, requester: str) -> tuple:
+        rc, data, new_state = produce(state, requester)
+        if data is not None:
+            self._pulled += sum(len(chunk) for chunk in data) if isinstance(data, list) else len(data)
+        now = time.monotonic()
+        if now - self._last_word >= PROGRESS_INTERVAL:
+            self._last_word = now
+            megabytes = f"{self._pulled / 1e6:.0f} of {self._total / 1e6:.0f} MB"
+            self.logger.info(f"{megabytes} have been pulled after {now - self._start:.0f} s")
+        return rc, data, new_state
+
+    def _count(self, downloaded_to_all: Callable[[], None]) -> None:
+        downloaded_to_all()
+        with self._changed:
+            self._pending -= 1
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """Notes that nobody pulls any more."""
+        with self._changed:
+            self._has_ended = True
+            self._changed.notify_all()
+
+    def wait(self, stop: Signal) -> bool:
+        """Waits until all is pulled, or will not be; tells whether it was."""
+        with self._changed:
+            try:
+                wait_until(self._changed, lambda: not self._pending or self._has_ended, stop, PULL_TIMEOUT)
+            except TaskAborted:
+                pass
+            return not self._pending
