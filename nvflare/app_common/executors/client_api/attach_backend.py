@@ -245,8 +245,7 @@ class AttachBackend(ClientAPIBackendSpec):
         if session is None:
             return {"state": "no session", "sessions": self._sessions}
         trainer = {f"trainer_{name}": session.trainer.get(name, "") for name in ("pid", "host")}
-        age = round(session.heartbeat_age(), 1) if session.trainer else ""
-        return {"state": session.state.value, "sessions": self._sessions, **trainer, "heartbeat_age": age}
+        return {**session.stats(), "sessions": self._sessions, **trainer}
 
     def finalize(self, fl_ctx: FLContext) -> None:
         with self._changed:
@@ -268,7 +267,7 @@ class AttachBackend(ClientAPIBackendSpec):
         module = "nvflare.app_common.executors.client_api.attach"
         workspace, site = self._fl_ctx.get_workspace().get_root_dir(), self._fl_ctx.get_identity_name()
         options = ["--workspace", workspace, "--job", self._fl_ctx.get_job_id(), "--site", site]
-        return f"{os.path.basename(sys.executable)} -m {module} {shlex.join(options)} -- SCRIPT.py [ARGS]"
+        return f"{shlex.quote(sys.executable)} -m {module} {shlex.join(options)} -- SCRIPT.py [ARGS]"
 
 
 def _remaining(deadline: Optional[float]) -> Optional[float]:

@@ -58,6 +58,8 @@ from nvflare.security.logging import secure_format_exception
 BYE = "BYE"
 # Seconds that the trainer tries to say it.
 BYE_TIMEOUT = 1.0
+# Seconds that the end of a session waits for a foreign `send` to notice that its pipe is closed.
+CLOSE_TIMEOUT = 0.5
 # Seconds after which the reader looks for an event of this process: a foreign pipe cannot be woken.
 READ_SLICE = 0.25
 
@@ -227,7 +229,7 @@ class ForeignPipe(Pipe):
         if not was_closed:
             self._pipe.close()
         if self._sender.is_alive() and self._sender is not threading.current_thread():
-            self._sender.join(self.heartbeat_timeout)
+            self._sender.join(CLOSE_TIMEOUT)
 
     def clear(self) -> None:
         self._pipe.clear()

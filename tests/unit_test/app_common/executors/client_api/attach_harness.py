@@ -15,6 +15,7 @@
 """Trainers that somebody else starts: processes of the attach runner, whose output a test can wait for."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,10 +23,19 @@ import threading
 from pathlib import Path
 from typing import Optional
 
+import numpy as np
+from job_harness import make_task, model_of
+
 from nvflare.app_common.executors.client_api.rendezvous import RENDEZVOUS_FILE
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 
 RUNNER = "nvflare.app_common.executors.client_api.attach"
+TRAINER_SCRIPT = Path(__file__).with_name("trainer_script.py")
+SMALL = 4
+# Elements of an array that is too large to travel inside a message.
+LARGE = 512 * 1024
+# A task in whose midst something is to happen: (phase, elements of its array).
+TASK_PHASES = {"receiving": LARGE, "training": SMALL, "sending": LARGE}
 # Seconds that a wait for an event may take.
 LIMIT = 30.0
 SHORT_LEASE = {"heartbeat_interval": 0.2, "heartbeat_timeout": 1.0}
@@ -129,3 +139,24 @@ def workspace(job) -> str:
 
 def rendezvous(job) -> Path:
     return Path(job.workspace.get_app_config_dir(job.job_id), RENDEZVOUS_FILE)
+
+
+def left_files(job) -> list:
+    return [path for path in rendezvous(job).parent.iterdir() if "client_api" in path.name]
+
+
+def fated(job) -> Path:
+    return Path(shutil.copy(TRAINER_SCRIPT, job.custom_dir))
+
+
+def task_of(size: int):
+    return make_task(w=np.zeros(size, dtype=np.float32))
+
+
+def assert_works(job, size: int = SMALL) -> None:
+    params = model_of(job.execute("train", task_of(size))).params
+    assert params["w"].size == size and (params["w"] == 1.0).all()
+
+
+def stats(job) -> dict:
+    return job.stats()["ClientAPIExecutor"]
