@@ -58,6 +58,30 @@ TRAIN = f"""
     print("at the end")
 """
 
+# Every rank loops on flare.is_running(); rank 0 receives, broadcasts and sends.
+TRAIN_DISTRIBUTED = f"""
+    import torch
+    import torch.distributed as dist
+    import nvflare.client as flare
+    from nvflare.client.tracking import SummaryWriter
+
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    flare.init(rank=str(rank))
+    while flare.is_running():
+        weights = torch.zeros(2, dtype=torch.float64)
+        if rank == 0:
+            model = flare.receive()
+            weights = torch.from_numpy(model.params["numpy_key"]).clone()
+        dist.broadcast(weights, src=0)
+        step = torch.full((2,), 0.5, dtype=torch.float64)
+        dist.all_reduce(step)
+        if rank == 0:
+            for number in range({SCALARS}):
+                SummaryWriter().add_scalar("loss", float(number), model.current_round * {SCALARS} + number)
+            flare.send(flare.FLModel(params={{"numpy_key": (weights + step).numpy()}}))
+"""
+
 
 class SimulatedJob:
     """A job of ROUNDS rounds of FedAvg at one site; the simulator is a process that is already running."""
@@ -144,3 +168,17 @@ def test_trainer_that_comes_later_by_the_command_of_the_log(tmp_path, script):
             trainer.stop()
     finally:
         job.simulator.stop()
+
+
+def test_ranks_of_torchrun_join_as_one_trainer(tmp_path):
+    pytest.importorskip("torch")
+    script = tmp_path / "train.py"
+    script.write_text(textwrap.dedent(TRAIN_DISTRIBUTED))
+    job = SimulatedJob(tmp_path, "job")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+    ranks = Trainer(*launcher, *shlex.split(job.command())[2:], str(script), cwd="/")
+    try:
+        assert_good(job.finish())
+    finally:
+        job.simulator.stop()
+        ranks.stop()
