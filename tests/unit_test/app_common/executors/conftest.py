@@ -17,6 +17,7 @@
 import builtins
 import faulthandler
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -41,6 +42,9 @@ from nvflare.private.fed.utils.fed_utils import nvflare_fobs_initialize  # noqa:
 WATCHDOG_TIMEOUT = 120
 # Seconds that threads which were told to end may take for it.
 THREAD_END_TIMEOUT = 10
+
+# A background job of a shell starts with SIGINT ignored, and the processes that tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config):
