@@ -185,14 +185,14 @@ class TrainerSession(TaskExchanger):
             if not in_time:
                 raise TrainerError(f"the trainer sent no result in {self.task_wait_time} s (result_wait_timeout)")
             result = self._reply.data
-            self._note_traffic("received_bytes", result)
-            self._is_being_pulled = array_bytes(result) == math.inf
+            self._is_being_pulled = self._note_traffic("received_bytes", result) == math.inf
             return result
 
-    def _note_traffic(self, direction: str, data: Shareable) -> None:
+    def _note_traffic(self, direction: str, data: Shareable) -> float:
         size = array_bytes(data)
         # Of arrays that travel past this process it does not know the size.
         self._traffic["past_the_job" if size == math.inf else direction] += 1 if size == math.inf else size
+        return size
 
     def stats(self) -> dict:
         """What an administrator should see: state, sign of life, traffic (bytes of arrays, seconds)."""

@@ -23,8 +23,7 @@ import threading
 from pathlib import Path
 from typing import Optional
 
-import numpy as np
-from job_harness import make_task, model_of
+from client_api.external_jobs import assert_works, stats, task_of  # noqa: F401 - of both modes
 
 from nvflare.app_common.executors.client_api.rendezvous import RENDEZVOUS_FILE
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
@@ -147,16 +146,3 @@ def left_files(job) -> list:
 
 def fated(job) -> Path:
     return Path(shutil.copy(TRAINER_SCRIPT, job.custom_dir))
-
-
-def task_of(size: int):
-    return make_task(w=np.zeros(size, dtype=np.float32))
-
-
-def assert_works(job, size: int = SMALL) -> None:
-    params = model_of(job.execute("train", task_of(size))).params
-    assert params["w"].size == size and (params["w"] == 1.0).all()
-
-
-def stats(job) -> dict:
-    return job.stats()["ClientAPIExecutor"]
