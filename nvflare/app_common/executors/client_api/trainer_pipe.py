@@ -47,7 +47,7 @@ from nvflare.fuel.utils.pipe.pipe import Message, Topic
 
 CHANNEL = "client_api"
 # Topics beside those of nvflare's pipes.
-HELLO, TASK, METRICS, PULLED = "HELLO", "TASK", "METRICS", "PULLED"
+HELLO, TASK, METRICS, DELIVERED = "HELLO", "TASK", "METRICS", "DELIVERED"
 
 # Seconds until one inline message must have been acknowledged before it is sent again.
 ACK_TIMEOUT = 1.0
@@ -217,6 +217,7 @@ class TrainerPipe(CellPipe):
         return False
 
     def _send_large(self, msg: Message, timeout: Optional[float], stop: Signal) -> bool:
+        start = time.monotonic()
         request = self._to_cell_message(msg)
         request.set_header(MessageHeaderKey.MSG_ROOT_ID, msg.msg_id)
         is_pulled_by_server = self.pass_through and msg.msg_type == Message.REPLY
@@ -225,7 +226,8 @@ class TrainerPipe(CellPipe):
             request.set_header(MessageHeaderKey.MSG_ROOT_TTL, PULL_TIMEOUT)
         context = self.cell.get_fobs_context({FOBSContextKey.ABORT_SIGNAL: stop, FOBSContextKey.NUM_RECEIVERS: 1})
         encode_payload(request, StreamHeaderKey.PAYLOAD_ENCODING, fobs_ctx=context)
-        delivery = Delivery([downloadable for _, downloadable in context.get("objects", [])], array_bytes(msg.data))
+        size = array_bytes(msg.data)
+        delivery = Delivery([downloadable for _, downloadable in context.get("objects", [])], size)
         if is_pulled_by_server:
             self._delivery = delivery
         reply = self.cell.send_request(
@@ -239,13 +241,16 @@ class TrainerPipe(CellPipe):
         )
         if reply.get_header(MessageHeaderKey.RETURN_CODE) != ReturnCode.OK:
             return False
-        if not is_pulled_by_server:
-            return True
-        was_pulled = delivery.wait(self.gone)
-        self._delivery = None
-        if was_pulled:
-            self._send_inline(Message.new_request(PULLED, msg.req_id), None, self.gone)
-        return was_pulled
+        if is_pulled_by_server:
+            was_pulled = delivery.wait(self.gone)
+            self._delivery = None
+            if not was_pulled:
+                return False
+        if msg.msg_type == Message.REPLY:
+            # The CJ cannot know how long its arrays took to arrive, nor the size of those that went past it.
+            delivered = {"size": size, "seconds": time.monotonic() - start}
+            self._send_inline(Message.new_request(DELIVERED, delivered), None, self.gone)
+        return True
 
     def receive(self, timeout: Optional[float] = None) -> Optional[Message]:
         """Waits for the next message (`timeout` in seconds); one that was sent again is delivered once."""

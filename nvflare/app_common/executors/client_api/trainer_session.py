@@ -19,7 +19,6 @@ task thread (sends a task, waits for its result), the pipe's reader (brings resu
 cell's threads (bring the trainer's HELLO and its metrics). All state is under one condition, and all waits are on it.
 """
 
-import math
 import threading
 import time
 import uuid
@@ -39,8 +38,8 @@ from nvflare.app_common.executors.client_api.handshake import (
     without_proof,
 )
 from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
-from nvflare.app_common.executors.client_api.trainer_pipe import PULLED, TASK, TrainerPipe
-from nvflare.app_common.executors.client_api.transfer import array_bytes
+from nvflare.app_common.executors.client_api.trainer_pipe import DELIVERED, TASK, TrainerPipe
+from nvflare.app_common.executors.client_api.transfer import Traffic
 from nvflare.app_common.executors.task_exchanger import TaskExchanger
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
 
@@ -114,7 +113,7 @@ class TrainerSession(TaskExchanger):
         self._reply: Optional[Message] = None
         self._unanswered = ""  # id of the last task while the trainer may be busy with it, aborted or not
         self._is_being_pulled = False  # the arrays of the last result are still with the trainer
-        self._traffic = {"sent_bytes": 0, "sent_seconds": 0.0, "received_bytes": 0, "past_the_job": 0}
+        self._traffic = Traffic()
 
     def open(self) -> None:
         """Connects the pipe and begins to wait for a trainer.
@@ -166,8 +165,7 @@ class TrainerSession(TaskExchanger):
     def _exchange(self, request: Message, abort_signal: Signal) -> Shareable:
         start = time.monotonic()
         was_sent = self.pipe.send(request, self.peer_read_timeout, abort_signal)
-        self._traffic["sent_seconds"] += time.monotonic() - start
-        self._note_traffic("sent_bytes", request.data)
+        self._traffic.count_task(request.data, time.monotonic() - start)
         if not was_sent and not abort_signal.triggered:
             with self._changed:
                 # The reason, if there is one, is in line behind what the trainer sent.
@@ -185,19 +183,13 @@ class TrainerSession(TaskExchanger):
             if not in_time:
                 raise TrainerError(f"the trainer sent no result in {self.task_wait_time} s (result_wait_timeout)")
             result = self._reply.data
-            self._is_being_pulled = self._note_traffic("received_bytes", result) == math.inf
+            self._is_being_pulled = not self._traffic.count_result(result)
             return result
 
-    def _note_traffic(self, direction: str, data: Shareable) -> float:
-        size = array_bytes(data)
-        # Of arrays that travel past this process it does not know the size.
-        self._traffic["past_the_job" if size == math.inf else direction] += 1 if size == math.inf else size
-        return size
-
     def stats(self) -> dict:
-        """What an administrator should see: state, sign of life, traffic (bytes of arrays, seconds)."""
-        traffic = {name: round(value, 3) for name, value in self._traffic.items()}
-        return {"state": self.state.value, "heartbeat_age": round(self.heartbeat_age(), 1), **traffic}
+        """What an administrator should see: state, sign of life, traffic."""
+        heartbeat_age = round(self.heartbeat_age(), 1)
+        return {"state": self.state.value, "heartbeat_age": heartbeat_age, **self._traffic.stats()}
 
     def wait_pulled(self) -> None:
         """Waits until the server has pulled the arrays of the last result, or will not (see `settle`)."""
@@ -265,7 +257,8 @@ class TrainerSession(TaskExchanger):
             self._on_metrics(record)
 
     def _handle_reply(self, msg: Message) -> None:
-        if msg.topic == PULLED:
+        if msg.topic == DELIVERED:
+            self._traffic.count_delivery(**msg.data)
             self.settle()
             return
         with self._changed:

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How large a message is, and how far its arrays have been pulled."""
+"""How large messages are, what all of them come to, and how far the arrays of one have been pulled."""
 
 import math
 import threading
@@ -20,8 +20,10 @@ import time
 from functools import partial
 from typing import Callable
 
+from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.backend_spec import TaskAborted, wait_until
+from nvflare.fuel.f3.streaming.download_service import Downloadable
 from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
 from nvflare.fuel.utils.log_utils import get_obj_logger
 
@@ -42,6 +44,48 @@ def array_bytes(data) -> float:
     if isinstance(data, LazyDownloadRef):
         return math.inf  # unknown, but nobody makes one for a small array
     return getattr(data, "nbytes", 0) or 0
+
+
+class Traffic:
+    """Counts what one trainer was sent and has sent: bytes of arrays, and seconds."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._totals = {"sent_bytes": 0, "sent_seconds": 0.0, "received_bytes": 0, "received_seconds": 0.0}
+        self._tasks_past_the_job = 0  # pulled by the trainer from the server: not even their size is known here
+        self._unmeasured_results = 0  # pulled by the server from the trainer, which has yet to tell their size
+
+    def count_task(self, task: Shareable, seconds: float) -> None:
+        size = array_bytes(task)
+        with self._lock:
+            self._totals["sent_seconds"] += seconds
+            if size == math.inf:
+                self._tasks_past_the_job += 1
+            else:
+                self._totals["sent_bytes"] += size
+
+    def count_result(self, result: Shareable) -> bool:
+        """Tells whether the arrays are here, and not still with the trainer."""
+        size = array_bytes(result)
+        with self._lock:
+            if size == math.inf:
+                self._unmeasured_results += 1
+                return False
+            self._totals["received_bytes"] += size
+            return True
+
+    def count_delivery(self, size: int, seconds: float) -> None:
+        """Counts what the trainer tells of a large result, once it is delivered; a small one takes no time."""
+        with self._lock:
+            self._totals["received_seconds"] += seconds
+            if self._unmeasured_results:
+                self._unmeasured_results -= 1
+                self._totals["received_bytes"] += size
+
+    def stats(self) -> dict:
+        with self._lock:
+            totals = {name: round(value, 3) for name, value in self._totals.items()}
+            return {**totals, "tasks_past_the_job": self._tasks_past_the_job}
 
 
 class Delivery:
@@ -67,7 +111,7 @@ class Delivery:
         self._start = self._last_word = time.monotonic()
         for downloadable in downloadables:
             downloadable.produce = partial(self._produce, downloadable.produce)
-            downloadable.downloaded_to_all = partial(self._count, downloadable.downloaded_to_all)
+            downloadable.downloaded_to_all = partial(self._count, downloadable, downloadable.downloaded_to_all)
 
     def _produce(self, produce: Callable, state: dict, requester: str) -> tuple:
         rc, data, new_state = produce(state, requester)
@@ -80,8 +124,9 @@ class Delivery:
             self.logger.info(f"{megabytes} have been pulled after {now - self._start:.0f} s")
         return rc, data, new_state
 
-    def _count(self, downloaded_to_all: Callable[[], None]) -> None:
+    def _count(self, downloadable: Downloadable, downloaded_to_all: Callable[[], None]) -> None:
         downloaded_to_all()
+        downloadable.release()
         with self._changed:
             self._pending -= 1
             self._changed.notify_all()
