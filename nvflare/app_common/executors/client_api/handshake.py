@@ -29,6 +29,8 @@ import nvflare
 
 PROTOCOL_VERSION = 1
 
+_HELLO_TYPES = {"protocol": int, "nonce": str, "rank": str, "pid": int, "host": str, "nvflare": str, "proof": str}
+
 
 class HandshakeError(Exception):
     """The trainer could not join the session; the text says why."""
@@ -45,7 +47,9 @@ def proof(secret: str, *parts) -> str:
 
 
 def is_proof(candidate, secret: str, *parts) -> bool:
-    return isinstance(candidate, str) and hmac.compare_digest(candidate.encode(), proof(secret, *parts).encode())
+    return isinstance(candidate, str) and hmac.compare_digest(
+        candidate.encode(errors="surrogatepass"), proof(secret, *parts).encode()
+    )
 
 
 def make_hello(secret: str, challenge: str) -> dict:
@@ -65,6 +69,8 @@ def find_hello_fault(hello, secret: str, challenge: str) -> str:
     """Returns why a HELLO is not acceptable, or "" if it is: made by somebody who knows the secret."""
     if not isinstance(hello, dict) or hello.get("protocol") != PROTOCOL_VERSION:
         return f"this job speaks protocol {PROTOCOL_VERSION}, the trainer does not"
+    if {name: type(value) for name, value in hello.items()} != _HELLO_TYPES:
+        return "malformed HELLO"
     if not is_proof(hello.get("proof"), secret, without_proof(hello), challenge):
         return "wrong proof: the trainer does not know the session's secret"
     return ""

@@ -106,7 +106,7 @@ def find_ranks_file(
         try:
             if identity_of(path.lstat()) not in done and not _is_orphaned(json.loads(path.read_bytes())):
                 return path
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass  # the job has just ended, or it is none of ours
     return None
 
@@ -178,7 +178,7 @@ class Claim:
         with open(self._fd, "rb", closefd=False) as f:
             try:
                 content = json.load(f)
-            except ValueError:
+            except (ValueError, RecursionError):
                 content = None
         try:
             if not isinstance(content[ConfigKey.TASK_EXCHANGE][ConfigKey.PIPE][ConfigKey.ARG]["secret"], str):
@@ -195,6 +195,6 @@ def _start_time(pid) -> str:
     """Returns when a process was started, in clock ticks; empty if there is none, or no /proc."""
     try:
         stat_line = Path(f"/proc/{int(pid)}/stat").read_text()
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, OverflowError):
         return ""
     return stat_line.rpartition(")")[2].split()[19]

@@ -30,6 +30,7 @@ import time
 from collections import deque
 from typing import Callable, Optional
 
+from nvflare.apis.dxo import DXO
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.handshake import HandshakeError, check_answer, make_hello
 from nvflare.app_common.executors.client_api.transfer import INLINE_LIMIT, PULL_TIMEOUT, Delivery, array_bytes
@@ -284,9 +285,10 @@ class TrainerPipe(CellPipe):
         topic = request.get_header(MessageHeaderKey.TOPIC)
         if topic == HELLO and self.on_hello:
             return make_reply(ReturnCode.OK, body=self.on_hello(request.payload, sender))
-        if sender != self.peer_fqcn:
-            self.logger.warning(f"a message of {sender} was refused: it is not the trainer of this session")
-            return make_reply(ReturnCode.INVALID_REQUEST, "not the peer of this session")
+        fault = "it is not the trainer of this session" if sender != self.peer_fqcn else _find_fault(topic, request)
+        if fault:
+            self.logger.warning(f"a message of {sender} was refused: {fault}")
+            return make_reply(ReturnCode.INVALID_REQUEST, fault)
         if self._delivery and topic in (TASK, Topic.END, Topic.ABORT):
             self._delivery.end()  # a task, or the end of the session: nobody pulls the last result any more
         if topic == METRICS and self.on_metrics:
@@ -328,6 +330,22 @@ class TrainerPipe(CellPipe):
             if reply.get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.TARGET_UNREACHABLE:
                 self.gone.wait(RETRY_PAUSE)  # as in _send_inline
         check_answer(answer, self.secret, hello)
+
+
+_CONTENTS = {
+    METRICS: lambda data: isinstance(data, list) and all(isinstance(record, DXO) for record in data),
+    DELIVERED: lambda data: isinstance(data, dict)
+    and {name: type(value) for name, value in data.items()} == {"size": int, "seconds": float},
+}
+
+
+def _find_fault(topic: str, request: CellMessage) -> str:
+    try:
+        content = _from_cell_message(request).data
+    except (TypeError, ValueError) as e:
+        return f"it is no message of a pipe: {e}"
+    is_content = _CONTENTS.get(topic)
+    return f"malformed {topic}" if is_content and not is_content(content) else ""
 
 
 class _ConnectionMonitor(EndpointMonitor):

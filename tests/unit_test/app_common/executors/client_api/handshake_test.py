@@ -60,12 +60,17 @@ def test_hello_of_somebody_else(hello, secret, challenge):
 
 @pytest.mark.parametrize("name", ["nonce", "rank", "pid", "host", "nvflare"])
 def test_whatever_a_hello_tells_is_proved(hello, name):
-    assert "wrong proof" in find_hello_fault({**hello, name: "forged"}, SECRET, CHALLENGE)
+    assert "wrong proof" in find_hello_fault({**hello, name: type(hello[name])(7)}, SECRET, CHALLENGE)
 
 
-@pytest.mark.parametrize("proof", [None, "", 7, "ä", b"x", "0" * 64])
-def test_malformed_proof(hello, proof):
+@pytest.mark.parametrize("proof", ["", "ä", "\ud800", "0" * 64])
+def test_wrong_proof(hello, proof):
     assert "wrong proof" in find_hello_fault({**hello, "proof": proof}, SECRET, CHALLENGE)
+
+
+@pytest.mark.parametrize("change", [{"proof": None}, {"proof": b"x"}, {"pid": "7"}, {"nonce": {1: 2}}, {"more": 1}])
+def test_malformed(hello, change):
+    assert "malformed" in find_hello_fault({**hello, **change}, SECRET, CHALLENGE)
 
 
 @pytest.mark.parametrize("hello", [None, "hello", [], {}, {"protocol": PROTOCOL_VERSION + 1}])

@@ -1,0 +1,235 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What comes from outside, made up at random: it is refused, and nothing breaks.
+
+`make test` tries a fixed sample of each kind; `make chaos` sets FUZZ_EXAMPLES for many more, other ones each time.
+"""
+
+import copy
+import json
+import os
+import threading
+
+import pytest
+from client_api.cell_harness import LIMIT
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+from nvflare.app_common.executors.client_api.handshake import (
+    HandshakeError,
+    check_answer,
+    find_hello_fault,
+    make_hello,
+    make_welcome,
+    new_session_keys,
+)
+from nvflare.app_common.executors.client_api.rendezvous import (
+    RANKS_FILE,
+    RENDEZVOUS_FILE,
+    Claim,
+    RendezvousRefused,
+    describe_owner,
+    find_ranks_file,
+)
+from nvflare.app_common.executors.client_api.trainer_pipe import DELIVERED, HELLO, METRICS, TASK, TrainerPipe
+from nvflare.app_common.executors.client_api.trainer_session import SessionState, TrainerSession
+from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
+from nvflare.fuel.f3.message import Message as CellMessage
+from nvflare.fuel.utils.constants import Mode
+from nvflare.fuel.utils.pipe.cell_pipe import _to_cell_message
+from nvflare.fuel.utils.pipe.pipe import Message, Topic
+
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 0))
+KEYS = new_session_keys()
+
+texts = st.text(st.characters(), max_size=40)  # lone surrogates too
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts
+json_data = st.recursive(
+    scalars, lambda data: st.lists(data, max_size=4) | st.dictionaries(texts, data, max_size=4), max_leaves=12
+)
+plain_texts = st.text(max_size=40)
+wire_data = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | plain_texts | st.binary(max_size=80),
+    lambda data: st.lists(data, max_size=4) | st.dictionaries(plain_texts, data, max_size=4),
+    max_leaves=12,
+)
+
+
+def fuzzed(share: float = 1.0, sample: int = 100, **strategies):
+    """Tries a test with random inputs: `sample` of them, always the same, or this share of FUZZ_EXAMPLES."""
+
+    def decorate(test):
+        options = {"max_examples": max(1, int(EXAMPLES * share)) if EXAMPLES else sample, "derandomize": not EXAMPLES}
+        checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+        return settings(**options, deadline=None, database=None, suppress_health_check=checks)(
+            given(**strategies)(test)
+        )
+
+    return decorate
+
+
+@st.composite
+def spoiled(draw, good: dict, names=texts, values=json_data):
+    """A good dictionary in which one thing is missing, added or another."""
+    bad = copy.deepcopy(good)
+    how = draw(st.sampled_from(["drop", "add", "change"]))
+    name = draw(names.filter(lambda text: text not in good) if how == "add" else st.sampled_from(sorted(good)))
+    bad.pop(name, None)
+    if how != "drop":
+        bad[name] = draw(values.filter(lambda value: value != good.get(name)))
+    return bad
+
+
+class TestHandshake:
+    hello = make_hello(KEYS["secret"], KEYS["challenge"])
+
+    @fuzzed(hello=json_data | spoiled(hello))
+    def test_hello_is_refused(self, hello):
+        assert find_hello_fault(hello, KEYS["secret"], KEYS["challenge"])
+
+    @fuzzed(answer=json_data | spoiled(make_welcome(KEYS["secret"], hello)))
+    def test_answer_is_refused(self, answer):
+        if isinstance(answer, dict) and answer.get("proof") == make_welcome(KEYS["secret"], self.hello)["proof"]:
+            return  # something was added to a good answer
+        with pytest.raises(HandshakeError):
+            check_answer(answer, KEYS["secret"], self.hello)
+
+
+class TestFiles:
+    """What a trainer finds in a workspace."""
+
+    good = {"TASK_EXCHANGE": {"pipe": {"ARG": {"secret": "s"}}}, **describe_owner()}
+    contents = st.binary(max_size=200) | (json_data | spoiled(good)).map(lambda data: json.dumps(data).encode())
+
+    def put(self, tmp_path, name: str, content: bytes):
+        path = tmp_path / "job-1" / "app_site-1" / "config" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(0o600)
+        path.write_bytes(content)
+        return path
+
+    @fuzzed(share=0.5, content=contents)
+    def test_rendezvous(self, tmp_path, content):
+        path = self.put(tmp_path, RENDEZVOUS_FILE, content)
+        try:
+            claim = Claim(path)
+        except RendezvousRefused as e:
+            assert str(path) in str(e)
+        else:  # what was spoiled does not matter
+            claim.close()
+            assert isinstance(claim.content["TASK_EXCHANGE"]["pipe"]["ARG"]["secret"], str)
+
+    @fuzzed(share=0.5, content=contents)
+    def test_ranks_file(self, tmp_path, content):
+        path = self.put(tmp_path, RANKS_FILE, content)
+        assert find_ranks_file(str(tmp_path)) in (None, path)
+
+    @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"TASK_EXCHANGE":' * 100_000, b"\xff" * 10, b""])
+    def test_hostile_rendezvous(self, tmp_path, content):
+        with pytest.raises(RendezvousRefused):
+            Claim(self.put(tmp_path, RENDEZVOUS_FILE, content))
+        self.put(tmp_path, RANKS_FILE, content)
+        assert find_ranks_file(str(tmp_path)) is None
+
+
+def pipe_of(federation, mode: Mode, keys: dict) -> TrainerPipe:
+    return TrainerPipe(
+        mode.value, "site-1", keys["token"], federation.url, False, "", keys["secret"], keys["challenge"]
+    )
+
+
+@pytest.fixture(scope="module")
+def stranger(federation):
+    return federation.join("stranger")
+
+
+@pytest.fixture
+def open_session(federation):
+    keys = new_session_keys()
+    session = TrainerSession(pipe_of(federation, Mode.PASSIVE, keys), "fuzzed", None, LIMIT, lambda record: None)
+    session.open()
+    yield session, keys
+    session.end("the test is over")
+    session.close()
+
+
+def ask(cell, session: TrainerSession, topic: str, payload) -> str:
+    """Sends a message to the job's end of a session; returns the answer's return code and payload."""
+    reply = cell.core_cell.send_request(
+        session.pipe.channel, topic, session.pipe.cell.get_fqcn(), CellMessage(payload=payload), timeout=LIMIT
+    )
+    return reply.get_header(MessageHeaderKey.RETURN_CODE), reply.payload
+
+
+TOPICS = [HELLO, TASK, METRICS, DELIVERED, Topic.HEARTBEAT, Topic.END, Topic.ABORT, Topic.PEER_GONE, "NONSENSE"]
+
+
+@pytest.mark.watchdog(3600 if EXAMPLES else 120)
+class TestSession:
+    def test_stranger(self, open_session, stranger):
+        session, keys = open_session
+        good = make_hello(keys["secret"], "of another session")
+
+        @fuzzed(share=0.3, topic=st.sampled_from(TOPICS), payload=wire_data | spoiled(good, plain_texts, wire_data))
+        def try_one(topic, payload):
+            code, answer = ask(stranger, session, topic, payload)
+            if topic == HELLO:
+                assert code == ReturnCode.OK and answer["reject"]
+            else:
+                assert code == ReturnCode.INVALID_REQUEST
+            assert session.state is SessionState.WAITING and not session.trainer
+
+        try_one()
+
+    def test_trainer_that_talks_nonsense(self, open_session, federation):
+        """It is in the session, and still cannot break it: the next good result counts."""
+        session, keys = open_session
+        trainer = pipe_of(federation, Mode.ACTIVE, keys)
+        trainer.open()
+        trainer.greet()
+        good = Shareable({"good": True})
+
+        def say(topic, payload):
+            bare = CellMessage(payload=payload)
+            wrapped = _to_cell_message(Message.new_reply(TASK, payload, "no such request"))
+            for message in (bare, wrapped):
+                trainer.cell.core_cell.send_request(
+                    session.pipe.channel, topic, session.pipe.cell.get_fqcn(), message, timeout=LIMIT
+                )
+
+        @fuzzed(share=0.1, topic=st.sampled_from([TASK, METRICS, DELIVERED, "NONSENSE", HELLO]), payload=wire_data)
+        def try_one(topic, payload):
+            say(topic, payload)
+            assert session.state is SessionState.READY
+            results = []
+            task = Shareable()
+            running = threading.Thread(
+                target=lambda: results.append(session.execute("train", task, None, Signal())), daemon=True
+            )
+            running.start()
+            request = trainer.receive(LIMIT)
+            while request.topic != TASK:
+                request = trainer.receive(LIMIT)
+            say(topic, payload)
+            assert trainer.send(Message.new_reply(TASK, good, request.msg_id), LIMIT)
+            running.join(LIMIT)
+            assert results and results[0]["good"]
+
+        try:
+            try_one()
+        finally:
+            trainer.close()
