@@ -22,6 +22,7 @@ One `_Trainer` is one process with its session and bootstrap file: TrainerProces
 knows no process, and here the end of the one becomes the loss of the other, with the cause.
 """
 
+import math
 import os
 import threading
 import time
@@ -74,8 +75,9 @@ class _Trainer:
         self._context = context
         self._job_id = fl_ctx.get_job_id()
         self._launched = time.monotonic()
-        self._usage = TreeUsage(0.0, False)  # when the present silence of the trainer began
-        self._last_silence = 0.0
+        self._usage = TreeUsage(0.0, False)  # when the present silence of the trainer began, or was last looked into
+        self._last_silence = math.inf
+        self._look_at = 0.0  # the silence, in seconds, at which it is looked into
         self._bootstrap = os.path.join(fl_ctx.get_workspace().get_app_config_dir(self._job_id), CLIENT_API_CONFIG)
         self._pipe_args = session_pipe_args(context, pass_through, fl_ctx)
         self.process = TrainerProcess(stop_grace_period=context.stop_grace_period, on_exit=self._handle_exit)
@@ -147,20 +149,21 @@ class _Trainer:
 
         Late heartbeats alone prove nothing: a C call may hold the interpreter for minutes, and uses the CPU meanwhile.
         """
-        usage = self.process.cpu_and_state()
-        if silence < self._last_silence or not self._last_silence:
-            self._usage = usage
+        usage, limit = self.process.cpu_and_state(), self._context.heartbeat_timeout
+        if silence < self._last_silence:
+            self._usage, self._look_at = usage, limit
         self._last_silence = silence
-        limit = self._context.heartbeat_timeout
-        if silence <= limit:
+        if silence <= self._look_at:
             return ""
         if usage.is_stopped:
             return f"the trainer is frozen: its processes have been stopped for {limit} s (SIGSTOP?)"
         if not self.session.trainer:
             return ""  # before flare.init() nobody sends heartbeats, and a script may wait for its data or its peers
+        if self.session.is_being_pulled:
+            return ""  # its heartbeats are in line behind a large result, and a slow link needs no CPU
         if usage.cpu_seconds - self._usage.cpu_seconds < MIN_CPU_SECONDS:
             return f"the trainer is frozen: no heartbeat and no use of the CPU for {limit} s (a deadlock?)"
-        self._usage, self._last_silence = usage, 0.0
+        self._usage, self._look_at = usage, silence + limit
         return ""
 
 
@@ -194,7 +197,8 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
             self._note_failure(str(e), fl_ctx)
             raise
         finally:
-            if not self._context.launch_once:
+            # Of a trainer whose command has ended there may be ranks that go on.
+            if not self._context.launch_once or (self._trainer and self._trainer.session.has_ended):
                 self._retire()
         self._failures = 0
         self._pass_through.adapt(result)

@@ -78,12 +78,12 @@ class TrainerPipeHandler(PipeHandler):
         while not self.asked_to_stop:
             now = time.monotonic()
             if now >= next_beat:
-                self._note_own_stall(now - next_beat)
                 pipe.send(self._make_event_message(Topic.HEARTBEAT, ""))
                 next_beat = now + self.heartbeat_interval
             msg = pipe.receive(max(next_beat - time.monotonic(), 0.001))
             if self.asked_to_stop:
                 break
+            self._note_own_stall(time.monotonic() - next_beat)
             if msg and msg.topic != Topic.HEARTBEAT:
                 self._add_message(msg)
             if msg and msg.topic in (Topic.END, Topic.ABORT, Topic.PEER_GONE):

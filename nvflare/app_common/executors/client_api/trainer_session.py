@@ -283,6 +283,11 @@ class TrainerSession(TaskExchanger):
         return self.state in _ENDED
 
     @property
+    def is_being_pulled(self) -> bool:
+        """Whether the server pulls the arrays of the last result from the trainer."""
+        return self._is_being_pulled
+
+    @property
     def is_idle(self) -> bool:
         """Whether the trainer waits for its next task."""
         return self.state is SessionState.READY and not self._unanswered

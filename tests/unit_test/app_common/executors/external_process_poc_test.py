@@ -19,7 +19,9 @@ The federation is started once, each job runs once in it, and its tests look at 
 
 import json
 import re
+import shutil
 import textwrap
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -36,6 +38,7 @@ pytestmark = pytest.mark.watchdog(600)
 SITES = ["site-1", "site-2"]
 ROUNDS = 3
 SCALARS = 4  # logged per round
+LARGE = 4 * 1024 * 1024  # bytes of a model that does not travel inside a message
 SIGNPOST_TIMEOUT = 60  # seconds
 
 # Adds 1 to the model in every round and logs. Its arguments are a label, and for round 1 the site where it fails or
@@ -70,6 +73,23 @@ TRAIN = """
         print(f"{label}: after send in round {model.current_round}")
     print(f"{label}: at the end")
 """
+# Code of a site's administrator: a filter that fails on anything that is not an array, and doubles it.
+SITE_FILTER = """
+    import numpy as np
+    from nvflare.apis.dxo import DataKind
+    from nvflare.apis.dxo_filter import DXOFilter
+
+    class Double(DXOFilter):
+        def __init__(self):
+            super().__init__([DataKind.WEIGHTS], [DataKind.WEIGHTS])
+
+        def process_dxo(self, dxo, shareable, fl_ctx):
+            for name, array in dxo.data.items():
+                if type(array) is not np.ndarray:
+                    raise TypeError(f"{name} is a {type(array)}")
+                dxo.data[name] = array * 2
+            return dxo
+"""
 RUN = """
     set -e
     echo "the shell got $# arguments"
@@ -83,11 +103,13 @@ def federation(tmp_path_factory):
         yield federation
 
 
-def make_job(federation: PocFederation, name: str, command: str, rounds: int = ROUNDS, **executor_args) -> FedJob:
+def make_job(
+    federation: PocFederation, name: str, command: str, rounds: int = ROUNDS, persistor=None, **executor_args
+) -> FedJob:
     custom = federation.root / name
     custom.mkdir()
     job = FedJob(name=name, min_clients=len(SITES))
-    job.to_server(NPModelPersistor(model=[0.0, 0.0, 0.0]), id="persistor")
+    job.to_server(persistor or NPModelPersistor(model=[0.0, 0.0, 0.0]), id="persistor")
     job.to_server(FedAvg(num_clients=len(SITES), num_rounds=rounds, persistor_id="persistor"))
     job.to_server(LogKeeper(), id="log_keeper")
     job.to_clients(ClientAPIExecutor("external_process", command=command, **executor_args))
@@ -114,6 +136,36 @@ def shell_script(federation):
     return federation.run(make_job(federation, "shell_script", command, rounds=1))
 
 
+@contextmanager
+def site_filters(federation: PocFederation):
+    """Has each site filter the tasks and the results of every job, by a privacy scope of its administrator."""
+    filters = {
+        f"task_{chain}_filters": [{"path": "site_filter.Double", "args": {}, "direction": direction}]
+        for chain, direction in (("data", "in"), ("result", "out"))
+    }
+    scope = {"name": "public", "properties": {}, **filters}
+    content = {"format_version": 2, "scopes": [scope], "default_scope": scope["name"]}
+    folders = [federation.startup_kit(site) / "local" for site in SITES]
+    for folder in folders:
+        (folder / "custom").mkdir()
+        (folder / "custom" / "site_filter.py").write_text(textwrap.dedent(SITE_FILTER))
+        (folder / "privacy.json").write_text(json.dumps(content))
+    yield
+    for folder in folders:
+        (folder / "privacy.json").unlink()
+        shutil.rmtree(folder / "custom")
+
+
+@pytest.fixture(scope="module")
+def filtered_by_site(federation):
+    model = federation.root / "large.npy"
+    np.save(model, np.zeros(LARGE // 8))
+    persistor = NPModelPersistor(source_ckpt_file_full_name=str(model))
+    command = "python3 -u custom/train.py filtered_by_site"
+    with site_filters(federation):
+        return federation.run(make_job(federation, "filtered_by_site", command, rounds=2, persistor=persistor))
+
+
 @pytest.fixture(scope="module")
 def failing(federation):
     return federation.run(make_job(federation, "failing", "python3 -u custom/train.py failing site-1"))
@@ -132,7 +184,9 @@ def aborted(federation):
     return federation.run(job, abort)
 
 
-@pytest.fixture(scope="module", params=["launched_once", "launched_per_task", "shell_script", "failing"])
+@pytest.fixture(
+    scope="module", params=["launched_once", "launched_per_task", "shell_script", "filtered_by_site", "failing"]
+)
 def ended(request):
     """Every job that the server ends."""
     return request.getfixturevalue(request.param)
@@ -221,6 +275,20 @@ class TestShellScript(OrderlyJob):
     @pytest.mark.parametrize("site", SITES)
     def test_arguments_are_split_as_a_shell_would(self, job, site):
         assert job.log(site).count("the shell got 1 arguments") == 1
+
+
+class TestPrivacyScope:
+    def test_filters_of_the_site_see_large_arrays(self, filtered_by_site):
+        assert filtered_by_site.status == "FINISHED:COMPLETED"
+        expected = 0.0
+        for _ in range(2):
+            expected = (expected * 2 + 1) * 2  # doubled on the way in, trained, doubled on the way out
+        model = np.load(filtered_by_site.server_dir / "models" / "server.npy")
+        assert model.nbytes == LARGE and (model == expected).all()
+
+    @pytest.mark.parametrize("site", SITES)
+    def test_log_is_quiet(self, filtered_by_site, site):
+        assert complaints(filtered_by_site.log(site)) == []
 
 
 class TestFailingScript:

@@ -18,6 +18,7 @@ nvflare's cells of one process take short cuts, so the server must be another pr
 cell_server.py and offers what a client job asks a server for: a task, and to take its result.
 """
 
+import os
 import subprocess
 import sys
 import threading
@@ -27,7 +28,7 @@ from typing import List
 from client_api.cell_server import GET_TASK, SERVER, SUBMIT_RESULT
 from job_harness import stop_cell
 
-from nvflare.apis.shareable import Shareable
+from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.endpoint import Endpoint, EndpointMonitor, EndpointState
@@ -39,8 +40,14 @@ from nvflare.private.fed.utils.fed_utils import nvflare_fobs_initialize
 SERVER_SCRIPT = Path(__file__).with_name("cell_server.py")
 # More of them than a test needs at a time.
 POOL_THREADS = 8
+# A site's setting (seconds): how long one request of a pull waits for an answer; by default for ten minutes.
+PULL_REQUEST_TIMEOUT = "NVFLARE_NP_STREAMING_PER_REQUEST_TIMEOUT"
 # Seconds in which one process must have reached another.
 LIMIT = 30.0
+
+
+class NoAnswer(Exception):
+    """The server has not done what it was asked for."""
 
 
 class Federation:
@@ -51,7 +58,11 @@ class Federation:
         self.url = f"tcp://localhost:{get_open_ports(1)[0]}"
         self._cells: List[Cell] = []
         self._server = subprocess.Popen(
-            [sys.executable, str(SERVER_SCRIPT), self.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, str(SERVER_SCRIPT), self.url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, PULL_REQUEST_TIMEOUT: "2.0"},
         )
         assert self._server.stdout.readline() == "ready\n"
 
@@ -100,19 +111,26 @@ def fetch_task(cell: Cell, size: int, value: float) -> Shareable:
     return _ask_server(cell, GET_TASK, Shareable({"size": size, "value": value}))
 
 
-def submit_result(cell: Cell, result: Shareable) -> dict:
-    """Sends a result to the server, as a client job does; returns what the server found in it."""
-    return dict(_ask_server(cell, SUBMIT_RESULT, result))
+def submit_result(cell: Cell, result: Shareable, timeout: float = LIMIT) -> dict:
+    """Sends a result to the server, as a client job does; returns what the server found in it.
+
+    Raises:
+        NoAnswer: the server has not taken it in `timeout` seconds.
+    """
+    found = _ask_server(cell, SUBMIT_RESULT, result, timeout)
+    return {name: value for name, value in found.items() if name != ReservedHeaderKey.HEADERS}
 
 
-def _ask_server(cell: Cell, topic: str, content: Shareable) -> Shareable:
+def _ask_server(cell: Cell, topic: str, content: Shareable, timeout: float = LIMIT) -> Shareable:
     # Keywords: by the one for the channel, a Cell tells how to send.
     reply = cell.send_request(
         channel=CellChannel.SERVER_COMMAND,
         topic=topic,
         target=SERVER,
         request=Message(payload=content),
-        timeout=LIMIT,
+        timeout=timeout,
     )
-    assert reply.get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.OK
+    code = reply.get_header(MessageHeaderKey.RETURN_CODE)
+    if code != ReturnCode.OK:
+        raise NoAnswer(code)
     return reply.payload

@@ -15,14 +15,20 @@
 """What tests of a session have: a federation, a job in it, its log, and trainers that somebody else owns."""
 
 import logging
+import os
+import subprocess
+import sys
 import uuid
+from pathlib import Path
 
 import pytest
 from client_api.attach_harness import Trainer, attach_command, workspace
 from client_api.cell_harness import Federation, warm_up
-from client_api.external_jobs import LogWatch
+from client_api.log_watch import LogWatch
 from client_api.process_watch import MARKER, marked_pids
 from job_harness import SITE_NAME
+
+JOB_PROCESS = Path(__file__).with_name("job_process.py")
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +63,23 @@ def site_log():
     yield watch
     root.setLevel(level)
     root.removeHandler(watch)
+
+
+@pytest.fixture
+def killed_job_process(federation, no_process_left, tmp_path):
+    """Kills a client job process in a phase of a task (see job_process.py), and tells what it leaves: the pids."""
+
+    def kill(phase: str) -> set:
+        command = [sys.executable, str(JOB_PROCESS), str(tmp_path), federation.url, phase]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as job_process:
+            while job_process.stdout.readline() != "now\n":
+                assert job_process.poll() is None
+            tree = marked_pids(no_process_left) - {job_process.pid, os.getpid()}
+            job_process.kill()
+        return tree
+
+    yield kill
+    assert list(tmp_path.rglob("*client_api*.json*")) == []
 
 
 @pytest.fixture

@@ -15,46 +15,29 @@
 """Jobs with a trainer in a process tree of its own."""
 
 import json
-import logging
 import shutil
 import sys
-import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+from client_api.cell_harness import fetch_task, submit_result
 from job_harness import make_task, model_of
 
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FilterKey
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.client.constants import CLIENT_API_CONFIG
 
 TRAINER_SCRIPT = Path(__file__).with_name("trainer_script.py")
+RANKS_SCRIPT = Path(__file__).with_name("ranks_script.py")
+RANKS = 2
 STOP_GRACE_PERIOD = 1.0
 # Seconds that a wait for an event may take.
 LIMIT = 30.0
 SMALL = 4
 # Elements of an array that is too large to travel inside a message.
 LARGE = 512 * 1024
-
-
-class LogWatch(logging.Handler):
-    """Keeps what is logged, and lets a test wait for it."""
-
-    def __init__(self):
-        super().__init__()
-        self.records = []
-        self._logged = threading.Condition()
-
-    def emit(self, record):
-        with self._logged:
-            self.records.append(record)
-            self._logged.notify_all()
-
-    def find(self, text: str) -> list:
-        return [record for record in list(self.records) if text in record.getMessage()]
-
-    def wait_for(self, text: str, count: int = 1) -> None:
-        with self._logged:
-            assert self._logged.wait_for(lambda: len(self.find(text)) >= count, LIMIT), text
 
 
 def external(command: str, **arguments) -> ClientAPIExecutor:
@@ -67,19 +50,27 @@ def start(job, script: str, arguments: str = "", **executor_arguments):
     return job.start(external(f"custom/{job.script(script)} {arguments}", **executor_arguments))
 
 
-def start_fated(job, phase: str = "", fault: str = "", **arguments):
+def start_fated(job, phase: str = "", fault: str = "", runner=None, **arguments):
     """Starts a job whose trainer meets a fault in one of its phases, once."""
     shutil.copy(TRAINER_SCRIPT, job.custom_dir)
-    return job.start(external(f"custom/{TRAINER_SCRIPT.name} {phase} {fault}", **arguments))
+    return job.start(external(f"custom/{TRAINER_SCRIPT.name} {phase} {fault}", **arguments), runner=runner)
 
 
-def task_of(size: int):
+def start_ranks(job):
+    """Starts a job whose ranks, under torchrun, spin in C code in their first task."""
+    shutil.copy(RANKS_SCRIPT, job.custom_dir)
+    torchrun = f"-m torch.distributed.run --standalone --nproc_per_node={RANKS}"
+    return job.start(external(f"{torchrun} custom/{RANKS_SCRIPT.name}"))
+
+
+def task_of(size: int = SMALL):
     return make_task(w=np.zeros(size, dtype=np.float32))
 
 
-def assert_works(job, size: int = SMALL) -> None:
+def assert_works(job, size: int = SMALL, added: float = 1.0) -> None:
+    """Asserts that a task comes back with what the script adds to a model."""
     params = model_of(job.execute("train", task_of(size))).params
-    assert params["w"].size == size and (params["w"] == 1.0).all()
+    assert params["w"].size == size and (params["w"] == added).all()
 
 
 def stats(job) -> dict:
@@ -92,3 +83,26 @@ def bootstrap_path(job) -> Path:
 
 def pipe_args(config: Path) -> dict:
     return json.loads(config.read_text())["TASK_EXCHANGE"]["pipe"]["ARG"]
+
+
+def runner_with(**filters):
+    """What a job's runner tells of its filters: by chain, the direction that has one."""
+    chains = {"task_data_filters": {}, "task_result_filters": {}}
+    for chain, direction in filters.items():
+        chains[chain][f"train{FilterKey.DELIMITER}{direction}"] = ["a filter"]
+    return SimpleNamespace(task_router=SimpleNamespace(task_table={"train": "the executor"}), **chains)
+
+
+def round_trip(job, cell, size: int = LARGE) -> tuple:
+    """Does one task of the server; returns the task's and the result's array as the job has seen them."""
+    task = fetch_task(cell, size, 3.0)
+    task_array = model_of(task).params["w"]
+    result = job.execute("train", task)
+    assert submit_result(cell, result) == whole_model(size)
+    job.fire(EventType.AFTER_SEND_TASK_RESULT)
+    return task_array, model_of(result).params["w"]
+
+
+def whole_model(size: int = LARGE) -> dict:
+    """What the server finds in the result of a round trip."""
+    return {"type": "ndarray", "size": size, "low": 4.0, "high": 4.0}

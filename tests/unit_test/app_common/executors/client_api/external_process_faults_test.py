@@ -16,9 +16,7 @@
 
 import os
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from client_api.external_jobs import (
@@ -32,7 +30,7 @@ from client_api.external_jobs import (
     stats,
     task_of,
 )
-from client_api.process_watch import marked_pids, wait_gone
+from client_api.process_watch import wait_gone
 from job_harness import assert_failed, make_task
 
 from nvflare.apis.fl_constant import ReturnCode
@@ -43,7 +41,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
 ]
 
-JOB_PROCESS = Path(__file__).with_name("job_process.py")
 # A task in whose midst something is to happen: (phase, elements of its array).
 TASK_PHASES = {"launching": SMALL, "receiving": LARGE, "training": SMALL, "sending": LARGE}
 # fault: what the cause must say
@@ -55,6 +52,10 @@ FAULTS = {
     "sigkill_guard": "its process guard ended first: killed by SIGKILL",
     "sigstop": "SIGSTOP",
 }
+
+
+# Seconds from the SIGKILL of a trainer to the failure of its task.
+KILL_LIMIT = 2.0
 
 
 @pytest.fixture
@@ -74,9 +75,12 @@ class TestFaults:
 
     @pytest.mark.parametrize("fault", FAULTS)
     @pytest.mark.parametrize("phase", TASK_PHASES)
-    def test_in_a_task(self, job, phase, fault):
+    def test_in_a_task(self, job, site_log, phase, fault):
         self.start(job, phase, fault)
-        assert_failed(job.execute("train", task_of(TASK_PHASES[phase])), FAULTS[fault])
+        running = job.submit("train", task_of(TASK_PHASES[phase]))
+        site_log.wait_for(f"now: {fault}")
+        limit = KILL_LIMIT if "kill" in fault else LIMIT
+        assert_failed(running.result(limit), FAULTS[fault])
         assert_works(job)
         assert job.panics == []
 
@@ -125,13 +129,8 @@ class TestFaults:
         assert "3 tasks in a row" in job.panics[0]
 
 
-@pytest.mark.parametrize("phase", ["idle", "training"])
-def test_job_process_is_killed(federation, no_process_left, tmp_path, phase):
-    command = [sys.executable, str(JOB_PROCESS), str(tmp_path), federation.url, phase]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as job_process:
-        while job_process.stdout.readline() != "now\n":
-            assert job_process.poll() is None
-        trainer_tree = marked_pids(no_process_left) - {job_process.pid, os.getpid()}
-        assert len(trainer_tree) == 2  # guard and trainer
-        job_process.kill()
+@pytest.mark.parametrize("phase", [*TASK_PHASES, "accepted", "idle"])
+def test_job_process_is_killed(killed_job_process, phase):
+    trainer_tree = killed_job_process(phase)
+    assert len(trainer_tree) == 2  # guard and trainer
     assert wait_gone(trainer_tree, STOP_GRACE_PERIOD + 2) == set()

@@ -12,34 +12,46 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A client job process of its own, to be killed: `job_process.py ROOT SERVER_URL PHASE`; prints "now" in the phase."""
+"""A client job process of its own, to be killed: `job_process.py ROOT SERVER_URL PHASE`.
 
+It prints "now" when its trainer stands still in that phase of a task, after a task ("idle"), or when the ranks of its
+torchrun spin ("ranks").
+"""
+
+import faulthandler
+import logging
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from client_api.backend_contract import GATED_TRAIN  # noqa: E402
 from client_api.cell_harness import connected_cell  # noqa: E402
-from job_harness import SITE_NAME, JobHarness, make_task  # noqa: E402
+from client_api.external_jobs import LARGE, LIMIT, RANKS, SMALL, start_fated, start_ranks, task_of  # noqa: E402
+from client_api.log_watch import LogWatch  # noqa: E402
+from job_harness import SITE_NAME, JobHarness  # noqa: E402
 
-from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor  # noqa: E402
 from nvflare.private.fed.utils.fed_utils import nvflare_fobs_initialize  # noqa: E402
 
 JOB = "killed-job"
 
 
 def main(root: str, url: str, phase: str):
+    faulthandler.dump_traceback_later(LIMIT, exit=True)
     nvflare_fobs_initialize()
+    log = LogWatch()
+    logging.basicConfig(level=logging.INFO, handlers=[log])
     job = JobHarness(Path(root) / "workspace", JOB, connected_cell(f"{SITE_NAME}.{JOB}", url))
-    in_task, go_on = job.gate("in_task"), job.gate("go_on")
-    command = f"{sys.executable} -u custom/{job.script(GATED_TRAIN)}"
-    job.start(ClientAPIExecutor("external_process", command=command, stop_grace_period=1.0))
-    task = job.submit("train", make_task())
-    in_task.wait()
+    if phase == "ranks":
+        start_ranks(job)
+    else:
+        start_fated(job, phase, "hang")
+    if phase in ("receiving", "sending"):
+        log.wait_for("waits for tasks")
+    task = job.submit("train", task_of(LARGE if phase in ("receiving", "sending") else SMALL))
     if phase == "idle":
-        go_on.open()
         task.result()
+    else:
+        log.wait_for("now: ", RANKS if phase == "ranks" else 1)
     print("now", flush=True)
     sys.stdin.read()
 

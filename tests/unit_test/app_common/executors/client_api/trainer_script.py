@@ -91,6 +91,7 @@ def main():
         hold_up(ArrayConsumer, "consume_items")
     elif PHASE == "sending":
         hold_up(ArrayDownloadable, "produce_item")
+    print("waits for tasks", flush=True)
     while flare.is_running():
         model = flare.receive()
         reach("training")

@@ -100,6 +100,32 @@ class TestStrangers:
         assert "does not know the session's secret" in self.join(job, token="1" * 32)
 
 
+def test_result_for_another_task_is_dropped(job, site_log):
+    script = """
+        import nvflare.client as flare
+        from nvflare.apis.shareable import Shareable
+        from nvflare.app_common.executors.client_api.trainer_pipe import TrainerPipe
+        from nvflare.fuel.utils.pipe.pipe import Message
+
+        send = TrainerPipe.send
+
+        def send_another_before(pipe, msg, *args):
+            if msg.msg_type == Message.REPLY:
+                assert send(pipe, Message.new_reply(msg.topic, Shareable(), "another task"))
+            return send(pipe, msg, *args)
+
+        TrainerPipe.send = send_another_before
+        flare.init()
+        while flare.is_running():
+            model = flare.receive()
+            flare.send(flare.FLModel(params={"w": model.params["w"] + 1}))
+    """
+    start(job, script)
+    for count in (1, 2):
+        assert_works(job)
+        assert len(site_log.find("dropped a result")) == count
+
+
 # Do not wait long for a job that is not there.
 IMPATIENT = "import nvflare.app_common.executors.client_api.trainer_pipe as p; p.HANDSHAKE_TIMEOUT = 2.0"
 
