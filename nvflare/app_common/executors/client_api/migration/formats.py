@@ -1,0 +1,157 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The formats in which parameters travel, and the converter components: keys of the job and task filters now."""
+
+from typing import List
+
+from nvflare.app_common.executors.client_api.migration.job import LegacyJob, NewArgument, NewFilter
+from nvflare.app_common.executors.client_api.migration.knobs import (
+    ADDED,
+    ARGUMENTS,
+    CONVERTERS,
+    DROPPED,
+    EXECUTORS,
+    FORMAT_DEFAULTS,
+    IN_PROCESS,
+    KEPT,
+    KNOBS,
+    LAUNCHER,
+    MOVED,
+    NOTE,
+    TARGET_DEFAULTS,
+)
+from nvflare.app_common.executors.client_api.migration.parts import ExecutorPart, PartError, class_path
+from nvflare.client.config import ExchangeFormat, TransferType
+
+# Its client-side controllers call the executor themselves, past all filters.
+_CLIENT_CONTROLLED = "nvflare.app_common.ccwf"
+_TASK_NAMES = {
+    "train_task_name": "train",
+    "evaluate_task_name": "validate",
+    "submit_model_task_name": "submit_model",
+}
+_FORMAT_CHOICES = {
+    "params_exchange_format": ExchangeFormat,
+    "server_expected_format": ExchangeFormat,
+    "params_transfer_type": TransferType,
+}
+
+
+def plan_formats(job: LegacyJob, where: str, part: ExecutorPart) -> List[NewArgument]:
+    """Plans the three format keys; returns them as arguments where the target has them so."""
+    legacy = part.legacy
+    given = {name: part.arguments[name] for name in FORMAT_DEFAULTS if name in part.arguments}
+    effective = {**FORMAT_DEFAULTS, "params_exchange_format": legacy.exchange_format}
+    effective.update({name: job.resolve(value) for name, value in given.items()})
+    for name, choices in _FORMAT_CHOICES.items():
+        if effective[name] not in [choice.value for choice in choices]:
+            allowed = ", ".join(choice.value for choice in choices)
+            raise PartError(f"{where}: {name} must be one of {allowed}, but is {effective[name]!r}")
+    is_forced = _trainer_must_not_convert(part, effective)
+    if is_forced:
+        same = effective["server_expected_format"] = effective["params_exchange_format"]
+        given["server_expected_format"] = same
+        why = f"else the trainer would convert, which {part.name} did not"
+        job.report(where, "", None, NOTE, f'server_expected_format = "{same}"', why)
+    defaults = TARGET_DEFAULTS[job.target]
+    new = {name: given.get(name, effective[name]) for name in effective}
+    new = {name: value for name, value in new.items() if name in given or effective[name] != defaults[name]}
+    for name in new:
+        if name == "server_expected_format" and is_forced:
+            continue  # is noted already
+        if name not in part.arguments:
+            job.report(where, name, new[name], ADDED, name, f"the default of {part.name}")
+        elif job.target == "2.9":
+            job.report(where, name, new[name], KEPT, name)
+        else:
+            job.report(where, name, new[name], MOVED, name, ARGUMENTS[legacy.mode][name].why)
+    if job.target == "2.9":
+        return [NewArgument(name, value, name if name in part.arguments else None) for name, value in new.items()]
+    if job.formats not in (None, effective):
+        raise PartError("two executors with different formats, which are keys of the job now: make them the same")
+    job.formats = effective
+    for name, value in effective.items():
+        if name in job.data and job.resolve(job.data[name]) != value:
+            raise PartError(
+                f"the job has a key {name} with the value {job.data[name]!r}, to which the executor paid no attention: "
+                f"for it the value is {value!r}, and that becomes this key. Remove or rename the one that is not meant"
+            )
+    job.job_keys.update({name: value for name, value in new.items() if name not in job.data})
+    return []
+
+
+def _trainer_must_not_convert(part: ExecutorPart, effective: dict) -> bool:
+    would_convert = effective["server_expected_format"] == ExchangeFormat.NUMPY and effective[
+        "params_exchange_format"
+    ] in (ExchangeFormat.PYTORCH, ExchangeFormat.KERAS_LAYER_WEIGHTS)
+    if not would_convert or part.legacy.mode != IN_PROCESS:
+        return False
+    converters = [name for name in CONVERTERS if part.arguments.get(name)]
+    if part.legacy.converts and len(converters) == 1:
+        raise PartError(
+            f"{part.name} has {converters[0]} only and converts by itself in the other direction: name a converter "
+            "for that one, too (nvflare's own are in nvflare.app_opt), and migrate again"
+        )
+    return not part.legacy.converts or bool(converters)
+
+
+def plan_converters(job: LegacyJob, where: str, position: int, part: ExecutorPart) -> None:
+    """Plans the filters that take over an executor's converters."""
+    for name, section in CONVERTERS.items():
+        value = part.arguments.get(name)
+        converter_id = job.resolve(value)
+        if name not in part.arguments:
+            continue
+        knob = KNOBS[EXECUTORS][name]
+        if not converter_id:
+            job.report(where, name, value, DROPPED, "", "there is none")
+        elif not job.component(converter_id):
+            job.refuse(where, name, value, f"there is no component {converter_id!r}: add it, or remove this")
+        elif _why_no_filter(job) and part.legacy.mode == LAUNCHER:
+            job.report(where, name, value, DROPPED, "", "launcher executors of 2.8 ignore it (and warn)")
+        elif _why_no_filter(job):
+            job.refuse(where, name, value, f"{_why_no_filter(job)}: convert in the script, and remove this")
+        else:
+            _check_chains(job, section)
+            job.filters.append(NewFilter(section, converter_id, _tasks_of(job, position, part)))
+            job.report(where, name, value, MOVED, knob.becomes, knob.why)
+            if part.legacy.mode == LAUNCHER:
+                why = "launcher executors of 2.8 ignore it (and warn): remove the filter if that was what you want"
+                job.report(where, name, value, NOTE, "", why)
+
+
+def _why_no_filter(job: LegacyJob) -> str:
+    if job.target == "2.9":
+        return "2.9 has no converters"
+    if any(class_path(job.variables.component(other)).startswith(_CLIENT_CONTROLLED) for other in job.others):
+        return "client-controlled workflows run an executor past the filters"
+    return ""
+
+
+def _check_chains(job: LegacyJob, section: str) -> None:
+    for chain in job.entries(section):
+        if not isinstance(chain.get("tasks"), list) or not isinstance(chain.get("filters"), list):
+            raise PartError(f"{section} must have lists of tasks and filters, but has {str(chain)[:200]}")
+
+
+def _tasks_of(job: LegacyJob, position: int, part: ExecutorPart) -> List[str]:
+    """The tasks that filters have to name: they know no patterns."""
+    tasks = job.entries("executors")[position].get("tasks")
+    tasks = tasks if isinstance(tasks, list) else []
+    names = [job.resolve(part.arguments.get(key, default)) for key, default in _TASK_NAMES.items()]
+    prefixes = tuple(task.split("*")[0] for task in tasks if isinstance(task, str) and "*" in task)
+    matched = [name for name in names if prefixes and isinstance(name, str) and name.startswith(prefixes)]
+    plain = [task for task in tasks if isinstance(task, str) and "*" not in task]
+    return list(dict.fromkeys(plain + matched))

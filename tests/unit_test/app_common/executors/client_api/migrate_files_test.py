@@ -1,0 +1,202 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The migration tool: how it finds, reads and writes files, and what it does with bad input."""
+
+import copy
+import json
+import random
+import shutil
+import stat
+
+import pytest
+from client_api.migration_parts import JOBS, config_file, load, new_executors
+
+from nvflare.app_common.executors.client_api.migrate import (
+    NOT_MIGRATED,
+    OK,
+    USAGE,
+    MigrationError,
+    find_configs,
+    main,
+    write_in_place,
+)
+
+SHAPES = sorted(path.name for path in JOBS.iterdir() if path.name != "two_sites")
+
+
+class TestWriting:
+    @pytest.fixture
+    def two_sites(self, tmp_path):
+        return shutil.copytree(JOBS / "two_sites", tmp_path / "job")
+
+    def test_report_alone_writes_nothing(self, two_sites, capsys):
+        before = {path: path.read_bytes() for path in two_sites.rglob("*.json")}
+        assert main([str(two_sites)]) == OK
+        assert {path: path.read_bytes() for path in two_sites.rglob("*.json")} == before
+        assert "2 of 2 configs to be changed, nothing was written" in capsys.readouterr().out
+
+    def test_diff_alone_is_on_stdout(self, two_sites, capsys):
+        before = {path: path.read_bytes() for path in two_sites.rglob("*.json")}
+        assert main([str(two_sites), "--diff"]) == OK
+        captured = capsys.readouterr()
+        assert {line[:1] for line in captured.out.splitlines()} == {"-", "+", "@", " "}
+        assert "--- a/app_site-1/config/config_fed_client.json" in captured.out
+        assert "2 of 2 configs" in captured.err
+        assert {path: path.read_bytes() for path in two_sites.rglob("*.json")} == before
+
+    def test_in_place_changes_every_app_and_keeps_modes(self, two_sites):
+        path = two_sites / "app_site-1" / "config" / "config_fed_client.json"
+        path.chmod(0o640)
+        assert main([str(two_sites), "--in-place"]) == OK
+        for site in ("site-1", "site-2"):
+            config = load(two_sites / f"app_{site}" / "config" / "config_fed_client.json")
+            assert new_executors(config)[0]["args"]["task_script_args"] == f"--site {site[-1]}"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+    def test_out_is_a_whole_job(self, two_sites, tmp_path):
+        before = {path: path.read_bytes() for path in two_sites.rglob("*.json")}
+        assert main([str(two_sites), "--out", str(tmp_path / "new")]) == OK
+        assert {path: path.read_bytes() for path in two_sites.rglob("*.json")} == before
+        names = [
+            sorted(str(path.relative_to(root)) for path in root.rglob("*")) for root in (two_sites, tmp_path / "new")
+        ]
+        assert names[0] == names[1]
+        for path in (tmp_path / "new").glob("*/config/config_fed_client.json"):
+            assert new_executors(load(path))
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["job", "new"]
+
+    def test_out_must_not_exist_nor_be_inside(self, two_sites, tmp_path, capsys):
+        for out in (tmp_path, two_sites / "app_server" / "new"):
+            assert main([str(two_sites), "--out", str(out)]) == USAGE
+        assert main([str(two_sites), "--out", str(tmp_path / "no" / "where")]) == NOT_MIGRATED
+        assert capsys.readouterr().err.count("\n") == 3
+
+    def test_config_that_changes_meanwhile_is_left_alone(self, two_sites):
+        configs = find_configs(two_sites)
+        for config in configs:
+            config.migrate("2.8")
+        changed = configs[1].path.read_text() + "\n"
+        configs[1].path.write_text(changed)
+        before = configs[0].path.read_bytes()
+        with pytest.raises(MigrationError, match="has changed meanwhile: nothing was written"):
+            write_in_place(configs)
+        assert configs[0].path.read_bytes() == before and configs[1].path.read_text() == changed
+        assert [path.name for path in configs[0].path.parent.iterdir()] == ["config_fed_client.json"]
+
+    def test_app_that_vanishes_meanwhile_leaves_the_others(self, two_sites):
+        configs = find_configs(two_sites)
+        for config in configs:
+            config.migrate("2.8")
+        before = configs[0].path.read_bytes()
+        shutil.rmtree(configs[1].path.parent)
+        with pytest.raises(MigrationError, match="nothing was written"):
+            write_in_place(configs)
+        assert configs[0].path.read_bytes() == before
+
+    def test_of_several_configs_the_one_that_nvflare_takes(self, tmp_path, capsys):
+        job = shutil.copytree(JOBS / "swarm", tmp_path / "job")
+        shutil.copy(JOBS / "in_process_pt" / "config_fed_client.json", job)
+        assert main([str(job)]) == OK
+        assert "config_fed_client.json:" in capsys.readouterr().out
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        "name, content, says",
+        [
+            ("config_fed_client.json", b"{", "line 1"),
+            ("config_fed_client.json", b"", "line 1"),
+            ("config_fed_client.json", b"[]", "not a map"),
+            ("config_fed_client.json", b"\xff\xfe\x00", "not a text file"),
+            ("config_fed_client.json", b"{" * 100000, "line 1"),
+            ("config_fed_client.json", b"[" * 100000, "nested too deeply"),
+            ("config_fed_client.json", b'{"a": 1, "a": 2}', "the key a is there twice"),
+            ("config_fed_client.json", b'{"a": 1,}', "a comma behind the last entry"),
+            ("config_fed_client.conf", b'include "other.conf"\n', "include: put the included text in its place"),
+            ("config_fed_client.conf", b"a = 1\nb = ${a}\n", "line 2: the substitution ${a}"),
+            ("config_fed_client.conf", b"a = [1]\na += 2\n", "line 2: a += ..."),
+            ("config_fed_client.conf", b'a = "x" y\n', "put together from several parts"),
+            ("config_fed_client.conf", b"a {\n", "} is missing"),
+            ("config_fed_client.yml", b"a: &x 1\nb: *x\n", "line 1: an anchor or alias"),
+            ("config_fed_client.yml", b"a: !!python/object:os.system x\n", "line 1: a tag"),
+            ("config_fed_client.yml", b"a: [\n", "expected the node content"),
+            ("config_fed_client.yml", b"a: 1\n---\nb: 1\n", "expected a single document"),
+            ("config_fed_client.yml", b"", "the config is empty"),
+        ],
+    )
+    def test_broken_config_is_one_line(self, name, content, says, tmp_path, capsys):
+        (tmp_path / name).write_bytes(content)
+        assert main([str(tmp_path), "--in-place"]) == NOT_MIGRATED
+        captured = capsys.readouterr()
+        assert captured.err.count("\n") == 1 and says in captured.err and captured.out == ""
+        assert (tmp_path / name).read_bytes() == content
+
+    def test_no_job(self, tmp_path, capsys):
+        (tmp_path / "file").touch()
+        for path in (tmp_path / "missing", tmp_path / "file", tmp_path):
+            assert main([str(path)]) == USAGE
+        assert capsys.readouterr().err.count("\n") == 3
+
+    def test_symlinks_and_folders_are_no_configs(self, tmp_path, capsys):
+        (tmp_path / "link").mkdir()
+        (tmp_path / "link" / "config_fed_client.conf").symlink_to(config_file(JOBS / "swarm"))
+        (tmp_path / "folder" / "config_fed_client.conf").mkdir(parents=True)
+        assert main([str(tmp_path / "link")]) == NOT_MIGRATED
+        assert main([str(tmp_path / "folder")]) == NOT_MIGRATED
+        lines = capsys.readouterr().err.splitlines()
+        assert "is a symbolic link" in lines[0] and "is not a file" in lines[1] and len(lines) == 2
+
+    def test_usage(self, capsys):
+        for arguments in ([], [".", "--target", "3"], [".", "--diff", "--in-place"]):
+            with pytest.raises(SystemExit) as e:
+                main(arguments)
+            assert e.value.code == USAGE
+        capsys.readouterr()
+
+    @pytest.mark.parametrize("name", SHAPES)
+    def test_mutilated_configs_never_end_in_a_traceback(self, name, tmp_path, capsys):
+        """Characters removed, doubled and changed by a fixed seed; and values changed in a config that parses."""
+        source = config_file(JOBS / name)
+        path = tmp_path / source.name
+        text = source.read_text().split("limitations under the License.")[-1].replace("train.py", "t.py")
+        chance = random.Random(name)
+        for _ in range(40):
+            mutant = list(text)
+            for _ in range(chance.randrange(1, 4)):
+                at = chance.randrange(len(mutant))
+                mutant[at : at + chance.randrange(3)] = chance.choice(["", "{", "]", '"', "5", ",", "\n", "é", "null"])
+            path.write_text("".join(mutant))
+            before = path.read_bytes()
+            code = main([str(tmp_path), "--in-place"])
+            assert code in (OK, NOT_MIGRATED)
+            assert code == OK or path.read_bytes() == before
+        capsys.readouterr()
+
+    @pytest.mark.parametrize("value", [None, 5, "x", [], {}, [None], {"a": {}}, "{self}", True])
+    def test_values_of_any_kind(self, value, tmp_path, capsys):
+        source = load(config_file(JOBS / "launcher_metrics"))
+        places = [(source, ["executors", 0, "executor", "args", key]) for key in ("launcher_id", "pipe_id")]
+        places += [(source, ["executors", 0, *rest]) for rest in ([], ["tasks"], ["executor"], ["executor", "args"])]
+        places += [(source, ["components", i, *rest]) for i in range(6) for rest in ([], ["id"], ["path"], ["args"])]
+        places += [(source, [key]) for key in ("executors", "components", "task_data_filters")]
+        for config, where in places:
+            mutant = copy.deepcopy(config)
+            holder = mutant
+            for key in where[:-1]:
+                holder = holder[key]
+            holder[where[-1]] = value
+            (tmp_path / "config_fed_client.json").write_text(json.dumps(mutant))
+            assert main([str(tmp_path)]) in (OK, NOT_MIGRATED), where
+        capsys.readouterr()

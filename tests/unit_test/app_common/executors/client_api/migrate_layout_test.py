@@ -1,0 +1,140 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The migration tool: it changes the text of a config where something changes, and nowhere else."""
+
+import shutil
+
+import pytest
+from client_api.migration_parts import JOBS, config_file
+
+from nvflare.app_common.executors.client_api.migrate import main
+from nvflare.app_common.executors.client_api.migration.config_edit import ConfigDocument
+from nvflare.app_common.executors.client_api.migration.config_scan import HOCON, JSON, YAML, ConfigEditError
+
+
+class TestComments:
+    @pytest.mark.parametrize(
+        "name, kept, gone",
+        [
+            (
+                "in_process",
+                ["# the script, and what it is given", "# where the script is", "# from above", "# metrics go to"],
+                ["# look for a result so often"],
+            ),
+            (
+                "launcher_file_pipe",
+                ["# metrics come with the model", "// keeps the best model"],
+                ["# which launcher", "# which pipe", "# starts the script", "# for each task", "# two processes"],
+            ),
+            ("launcher_all_knobs", ["# every argument", "# for the result"], ["# starts the script"]),
+            ("launcher_tf_converters", ["# flat arrays to layers", "# and back"], []),
+            ("swarm", ["# the swarm's own"], []),
+        ],
+    )
+    def test_stay_where_their_subject_stays(self, name, kept, gone, tmp_path):
+        job = shutil.copytree(JOBS / name, tmp_path / name)
+        before = config_file(job).read_text()
+        main([str(job), "--in-place"])
+        after = config_file(job).read_text()
+        for comment in kept:
+            assert comment in before and comment in after
+        for comment in gone:
+            assert comment in before and comment not in after
+
+    def test_untouched_lines_keep_their_bytes_and_line_ends(self, tmp_path):
+        job = shutil.copytree(JOBS / "launcher_file_pipe", tmp_path / "job")
+        config_file(job).write_bytes(config_file(job).read_bytes().replace(b"\n", b"\r\n"))
+        before = config_file(job).read_bytes().splitlines(keepends=True)
+        main([str(job), "--in-place"])
+        after = config_file(job).read_bytes()
+        assert b"\n" not in after.replace(b"\r\n", b"")
+        added = [line for line in after.splitlines(keepends=True) if line not in before]
+        assert len(added) == 6
+
+
+# syntax, text, edit -> text
+EDITS = {
+    "last of a line": (JSON, '{"a": [1, 2, 3]}', ("delete", ("a",), [1, 2]), '{"a": [1]}'),
+    "first of a line": (JSON, '{"a": [1, 2, 3]}', ("delete", ("a",), [0, 1]), '{"a": [3]}'),
+    "all of a line": (JSON, '{"a": [1, 2]}', ("delete", ("a",), [0, 1]), '{"a": []}'),
+    "last line": (JSON, '{\n  "a": 1,\n  "b": 2\n}', ("delete", (), ["b"]), '{\n  "a": 1\n}'),
+    "comment above and beside": (
+        HOCON,
+        "a = 1\n# of b\n// too\nb = 2  # beside\n\n# of c\nc = 3\n",
+        ("delete", (), ["b"]),
+        "a = 1\n\n# of c\nc = 3\n",
+    ),
+    "comment of the section": (HOCON, "# of all\n\n# of a\na = 1\nb = 2", ("delete", (), ["a"]), "# of all\n\nb = 2"),
+    "line that looks like a comment": (
+        HOCON,
+        'a = """x\n# no comment"""\nb = 2\n',
+        ("delete", (), ["b"]),
+        'a = """x\n# no comment"""\n',
+    ),
+    "behind a comma": (HOCON, "{a = 1, b = 2}", ("insert", (), "c", "x", "b"), '{a = 1, b = 2, c = "x"}'),
+    "behind a line": (HOCON, "a = 1 # one\nb = 2", ("insert", (), "c", None, "a"), "a = 1 # one\nc = null\nb = 2"),
+    "first, above its comment": (
+        HOCON,
+        "x {\n  # of a\n  a = 1\n}",
+        ("insert", ("x",), "b", 2),
+        "x {\n  b = 2\n  # of a\n  a = 1\n}",
+    ),
+    "into an empty map": (
+        HOCON,
+        "x {}",
+        ("insert", ("x",), "b", [1, {"c": 2}]),
+        "x {\n  b = [\n    1\n    {\n      c = 2\n    }\n  ]\n}",
+    ),
+    "block of YAML": (YAML, "a:\n- b: 1\n- c: 2\nd: 3\n", ("delete", ("a",), [0]), "a:\n- c: 2\nd: 3\n"),
+    "whole block of YAML": (YAML, "a:\n- b: 1\n- c: 2\nd: 3\n", ("delete", ("a",), [0, 1]), "a: []\nd: 3\n"),
+    "item of a YAML block": (
+        YAML,
+        "a:\n  - b: 1  # one\nd: 3\n",
+        ("insert", ("a",), None, {"c": [2], "e": {}}, 0),
+        "a:\n  - b: 1  # one\n  - c:\n    - 2\n    e: {}\nd: 3\n",
+    ),
+    "behind a YAML text": (
+        YAML,
+        "a:\n  b: >-\n    x\n    y\n  # of c\n  c: 1\n",
+        ("insert", ("a",), "d", "z", "b"),
+        'a:\n  b: >-\n    x\n    y\n  d: "z"\n  # of c\n  c: 1\n',
+    ),
+    "flow of YAML": (YAML, "a: {b: 1, c: 2}\n", ("delete", ("a",), ["c"]), "a: {b: 1}\n"),
+    "quoted key": (JSON, '{"a": 1}', ("rename", ("a",), "b"), '{"b": 1}'),
+    "plain key": (HOCON, "a { b = 1 }", ("rename", ("a",), "b"), "b { b = 1 }"),
+    "words of any language": (HOCON, "a = x", ("set", ("a",), 'ä "\\'), 'a = "ä \\"\\\\"'),
+}
+
+
+class TestEdits:
+    @pytest.mark.parametrize("name", EDITS)
+    def test_text_is_changed_in_place(self, name):
+        syntax, text, (action, *arguments), expected = EDITS[name]
+        document = ConfigDocument(text, syntax)
+        getattr(document, action)(*arguments)
+        assert document.verified_text() == expected
+
+    def test_dotted_keys_are_left_alone(self):
+        document = ConfigDocument("a.b = 1\nc = 2\n", HOCON)
+        document.set(("c",), 3)
+        assert document.verified_text() == "a.b = 1\nc = 3\n"
+        with pytest.raises(ConfigEditError, match="write it with braces"):
+            document.set(("a", "b"), 2)
+
+    def test_text_that_means_something_else_is_found(self):
+        """nvflare's parser for .conf makes durations of such words."""
+        document = ConfigDocument("a = x\nb = 2 seconds\n", HOCON)
+        document.data["b"] = "2 seconds"
+        with pytest.raises(ConfigEditError, match="too unusual"):
+            document.verified_text()

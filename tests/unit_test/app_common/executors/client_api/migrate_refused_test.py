@@ -1,0 +1,236 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The migration tool: what it refuses, and executor classes of the job's own."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from client_api.migration_parts import (
+    CONFIGURATOR,
+    IN_PROCESS,
+    JOBS,
+    LAUNCHER,
+    RELAY,
+    in_process,
+    launcher_executor,
+    launcher_parts,
+    load,
+    make_job,
+    new_executors,
+)
+
+from nvflare.app_common.executors.client_api.migrate import NOT_MIGRATED, OK, main
+
+# executor, components, keys -> what the advice says
+REFUSED = {
+    "no launcher": ({"path": LAUNCHER, "args": {"pipe_id": "pipe"}}, launcher_parts(), {}, "execution_mode attach"),
+    "launcher is not there": (launcher_executor(), [], {}, "there is no component 'launcher'"),
+    "own launcher": (
+        launcher_executor(),
+        [{"id": "launcher", "path": "own.SlurmLauncher", "args": {}}],
+        {},
+        "a launcher of the job's own",
+    ),
+    "own pipe": (
+        launcher_executor(),
+        [launcher_parts()[0], {"id": "pipe", "path": "own.Pipe", "args": {}}],
+        {},
+        "a pipe of the job's own",
+    ),
+    "clean up": (
+        launcher_executor(),
+        launcher_parts(clean_up_script="rm -r cache"),
+        {},
+        "bash -c 'trap '\"'\"'rm -r cache'\"'\"' EXIT; python3 -u custom/train.py'",
+    ),
+    "config file": (launcher_executor(config_file_name="my.json"), launcher_parts(), {}, "flare.init() without a file"),
+    "unknown argument": (launcher_executor(colour="red"), launcher_parts(), {}, "no argument of this executor"),
+    "unknown launcher argument": (launcher_executor(), launcher_parts(shell=True), {}, "no argument of Subprocess"),
+    "open quote": (launcher_executor(), launcher_parts(script="python 'x"), {}, "split into words"),
+    "bad format": (launcher_executor(params_exchange_format="jax"), launcher_parts(), {}, "must be one of raw, py"),
+    "missing variable": (launcher_executor(), launcher_parts(script="{nobody}"), {}, "command must be set"),
+    "circle": (launcher_executor(), launcher_parts(script="x {a}"), {"a": "y {b}", "b": "z {a}"}, "go in a circle"),
+    "heartbeats": (launcher_executor(heartbeat_timeout=1.0), launcher_parts(), {}, "must be less than"),
+    "conflict": (
+        launcher_executor(params_transfer_type="DIFF"),
+        launcher_parts(),
+        {"params_transfer_type": "FULL"},
+        "Remove or rename the one that is not meant",
+    ),
+    "key that was not looked at": (
+        launcher_executor(),
+        launcher_parts(),
+        {"params_transfer_type": "DIFF"},
+        "to which the executor paid no attention",
+    ),
+    "event type": (
+        launcher_executor(),
+        [*launcher_parts(), {"id": "r", "path": RELAY, "args": {"pipe_id": "pipe", "event_type": "mine"}}],
+        {},
+        "the executor sends fed.analytix_log_stats",
+    ),
+    "metrics that stay on the site": (
+        launcher_executor(),
+        [*launcher_parts(), {"id": "r", "path": RELAY, "args": {"pipe_id": "pipe", "fed_event": False}}],
+        {},
+        "would leave the site now",
+    ),
+    "own exports": (
+        launcher_executor(),
+        [*launcher_parts(), {"id": "x", "path": CONFIGURATOR, "args": {"component_ids": ["own"]}}],
+        {},
+        "it also tells the script about ['own']",
+    ),
+    "one converter": (
+        {
+            "name": "PTInProcessClientAPIExecutor",
+            "args": {"task_script_path": "t.py", "to_nvflare_converter_id": "c"},
+        },
+        [{"id": "c", "path": "own.Converter", "args": {}}],
+        {},
+        "name a converter for that one, too",
+    ),
+    "converter is not there": (
+        {"path": IN_PROCESS, "args": {"task_script_path": "t.py", "to_nvflare_converter_id": "c"}},
+        [],
+        {},
+        "there is no component 'c'",
+    ),
+    "quotes in a variable": (
+        {"path": IN_PROCESS, "args": {"task_script_path": "t.py", "task_script_args": "{a}"}},
+        [],
+        {"a": "-n 'x y'"},
+        "has quotes or backslashes",
+    ),
+    "base class": ({"path": "nvflare.app_common.executors.launcher_executor.LauncherExecutor"}, [], {}, "base class"),
+    "components": (launcher_executor(), [5], {}, "components must be a list of maps"),
+}
+
+
+class TestRefused:
+    @pytest.mark.parametrize("name", REFUSED)
+    def test_with_advice_and_nothing_is_written(self, name, tmp_path, capsys):
+        executor, components, keys, advice = REFUSED[name]
+        job = make_job(tmp_path, executor, components, **keys)
+        (path,) = job.glob("*/config/*.json")
+        before = path.read_bytes()
+        assert main([str(job), "--in-place"]) == NOT_MIGRATED
+        captured = capsys.readouterr()
+        assert advice in captured.out and "refused" in captured.out
+        assert captured.err.count("\n") == 1 and "1 of 1 configs cannot be migrated" in captured.err
+        assert path.read_bytes() == before
+
+    def test_two_executors_of_one_mode(self, tmp_path, capsys):
+        job = make_job(tmp_path, launcher_executor(), launcher_parts())
+        (path,) = job.glob("*/config/*.json")
+        config = load(path)
+        config["executors"].append({"tasks": ["validate"], "executor": launcher_executor()})
+        path.write_text(json.dumps(config))
+        assert main([str(job)]) == NOT_MIGRATED
+        assert "give one of them all tasks" in capsys.readouterr().out
+
+    def test_converters_in_a_client_controlled_workflow(self, tmp_path, capsys):
+        executor = {"path": IN_PROCESS, "args": {"task_script_path": "t.py", "from_nvflare_converter_id": "c"}}
+        job = make_job(tmp_path, executor, [{"id": "c", "path": "own.Converter", "args": {}}])
+        (path,) = job.glob("*/config/*.json")
+        config = load(path)
+        swarm = {"path": "nvflare.app_common.ccwf.SwarmClientController", "args": {}}
+        config["executors"].append({"tasks": ["swarm_*"], "executor": swarm})
+        path.write_text(json.dumps(config))
+        assert main([str(job)]) == NOT_MIGRATED
+        assert "run an executor past the filters" in capsys.readouterr().out
+
+    def test_one_refused_app_holds_back_the_others(self, tmp_path, capsys):
+        job = shutil.copytree(JOBS / "two_sites", tmp_path / "job")
+        second = job / "app_site-2" / "config" / "config_fed_client.json"
+        second.write_text(second.read_text().replace("task_script_args", "colour"))
+        before = {path: path.read_bytes() for path in job.glob("*/config/*")}
+        assert main([str(job), "--in-place"]) == NOT_MIGRATED
+        assert main([str(job), "--out", str(tmp_path / "new")]) == NOT_MIGRATED
+        assert {path: path.read_bytes() for path in job.glob("*/config/*")} == before
+        assert not (tmp_path / "new").exists() and "1 of 2 configs" in capsys.readouterr().err
+
+
+OWN = """
+from nvflare.app_common.executors.in_process_client_api_executor import InProcessClientAPIExecutor
+print("hello from own.py")
+
+class Plain(InProcessClientAPIExecutor):
+    "Nothing but a name."
+
+class Preset(InProcessClientAPIExecutor):
+    def __init__(self, script, **kwargs):
+        super().__init__(task_script_path=script + ".py", params_transfer_type="DIFF", memory_gc_rounds=3, **kwargs)
+
+class Busy(InProcessClientAPIExecutor):
+    def execute(self, *args):
+        return super().execute(*args)
+
+class Other:
+    pass
+"""
+
+
+class TestOwnClasses:
+    """Executor classes in the app's custom folder."""
+
+    @pytest.fixture
+    def run(self, tmp_path):
+        def run(name: str, arguments: dict, module: str = OWN) -> tuple:
+            job = make_job(tmp_path, {"path": f"own.{name}", "args": arguments})
+            (job / "app" / "custom").mkdir()
+            (job / "app" / "custom" / "own.py").write_text(module)
+            # In a process of its own: nvflare's executors subscribe to the DataBus when they are constructed.
+            command = [sys.executable, "-m", "nvflare.app_common.executors.client_api.migrate", str(job), "--in-place"]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert [path.name for path in (job / "app" / "custom").iterdir()] == ["own.py"]
+            assert "Traceback" not in done.stderr and "hello" not in done.stdout
+            return done, load(job / "app" / "config" / "config_fed_client.json")
+
+        return run
+
+    def test_subclass_without_a_body(self, run):
+        done, config = run("Plain", {"task_script_path": "t.py", "train_task_name": "train"})
+        assert done.returncode == OK
+        assert new_executors(config)[0]["args"] == in_process("t.py", train_task_name="train")
+
+    def test_subclass_that_presets_arguments(self, run):
+        done, config = run("Preset", {"script": "t", "evaluate_task_name": "validate"})
+        assert done.returncode == OK
+        arguments = new_executors(config)[0]["args"]
+        assert arguments == in_process("t.py", memory_gc_rounds=3, evaluate_task_name="validate")
+        assert config["params_transfer_type"] == "DIFF"
+
+    def test_subclass_with_behaviour_is_refused(self, run):
+        done, config = run("Busy", {"task_script_path": "t.py"})
+        assert done.returncode == NOT_MIGRATED
+        assert "own.Busy has behaviour of its own (execute)" in done.stdout
+
+    def test_other_class_is_left_alone(self, run):
+        done, config = run("Other", {})
+        assert done.returncode == OK and "nothing to migrate" in done.stdout
+        assert config["executors"][0]["executor"]["path"] == "own.Other"
+
+    @pytest.mark.parametrize("module", ["import no_such_module", "raise SystemExit(3)", "class {"])
+    def test_module_that_cannot_be_imported(self, run, module):
+        done, _ = run("Plain", {"speed": 1}, module)
+        assert done.returncode == OK and "left alone: own.Plain cannot be imported" in done.stdout
+        assert "nothing to migrate" in done.stdout
+
+    def test_likely_executor_that_cannot_be_imported(self, run):
+        done, _ = run("Plain", {"task_script_path": "t.py"}, "import no_such_module")
+        assert done.returncode == NOT_MIGRATED and "run this where it can be imported" in done.stdout
