@@ -12,32 +12,22 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the trainer's Client API is told when it starts: its content, and the file that carries it to another process.
-
-The job's client config may set how parameters are exchanged (`recipe.add_client_config` writes these keys); the trainer
-converts formats and computes differences by them, in every execution mode alike.
-"""
+"""What the trainer's Client API is told when it starts, and the file that carries it to another process."""
 
 import json
 import os
 import tempfile
-from enum import Enum
-from typing import Type
 
-from nvflare.apis.fl_constant import ConnPropKey, FLMetaKey, SystemConfigs
+from nvflare.apis.fl_constant import ConnPropKey, FLMetaKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext, TrainerError
+from nvflare.app_common.executors.client_api.formats import job_formats
 from nvflare.app_common.executors.client_api.handshake import new_session_keys
 from nvflare.app_common.executors.client_api.trainer_pipe import CHANNEL, TrainerPipe
 from nvflare.app_common.utils.export_utils import update_export_props
-from nvflare.client.config import ConfigKey, ExchangeFormat, TransferType
+from nvflare.client.config import ConfigKey
 from nvflare.fuel.data_event.utils import get_scope_property
-from nvflare.fuel.utils.config_service import ConfigService
 from nvflare.fuel.utils.constants import Mode
-
-PARAMS_EXCHANGE_FORMAT = "params_exchange_format"
-SERVER_EXPECTED_FORMAT = "server_expected_format"
-PARAMS_TRANSFER_TYPE = "params_transfer_type"
 
 
 def client_config(context: ClientAPIBackendContext, fl_ctx: FLContext) -> dict:
@@ -51,9 +41,7 @@ def client_config(context: ClientAPIBackendContext, fl_ctx: FLContext) -> dict:
         FLMetaKey.JOB_ID: fl_ctx.get_job_id(),
         ConfigKey.TASK_EXCHANGE: {
             ConfigKey.TRAIN_WITH_EVAL: context.train_with_evaluation,
-            ConfigKey.EXCHANGE_FORMAT: _choice(PARAMS_EXCHANGE_FORMAT, ExchangeFormat, ExchangeFormat.NUMPY),
-            ConfigKey.SERVER_EXPECTED_FORMAT: _choice(SERVER_EXPECTED_FORMAT, ExchangeFormat, ExchangeFormat.NUMPY),
-            ConfigKey.TRANSFER_TYPE: _choice(PARAMS_TRANSFER_TYPE, TransferType, TransferType.FULL),
+            **job_formats(),
             ConfigKey.TRAIN_TASK_NAME: context.train_task_name,
             ConfigKey.EVAL_TASK_NAME: context.evaluate_task_name,
             ConfigKey.SUBMIT_MODEL_TASK_NAME: context.submit_model_task_name,
@@ -61,17 +49,6 @@ def client_config(context: ClientAPIBackendContext, fl_ctx: FLContext) -> dict:
             ConfigKey.CUDA_EMPTY_CACHE: context.cuda_empty_cache,
         },
     }
-
-
-def _choice(key: str, choices: Type[Enum], default: Enum) -> str:
-    # nvflare keeps the job's client config here, whatever its file format was (.json, .conf or .yml).
-    config = ConfigService.get_section(SystemConfigs.APPLICATION_CONF) or {}
-    value = config.get(key, default.value)
-    try:
-        return choices(value).value
-    except ValueError:
-        allowed = ", ".join(choice.value for choice in choices)
-        raise TrainerError(f"{key} in the job's client config must be one of {allowed}, but is {value!r}") from None
 
 
 def session_pipe_args(context: ClientAPIBackendContext, pass_through: bool, fl_ctx: FLContext) -> dict:

@@ -39,6 +39,7 @@ from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.executors.client_api.backend_spec import (
     wait_until,
 )
+from nvflare.app_common.executors.client_api.result_converter import ResultConverter
 from nvflare.app_common.executors.task_script_runner import TaskScriptRunner, log_print
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.client.api_spec import CLIENT_API_KEY
@@ -139,13 +140,14 @@ class InProcessTrainerAPI(InProcessClientAPI):
         self._exchange = exchange
         self._converter_context = FLContext()
         formats = ClientConfig(config)
-        self._from_nvflare, self._to_nvflare = create_default_params_converters(
+        self._from_nvflare, to_nvflare = create_default_params_converters(
             formats.get_server_expected_format(),
             formats.get_exchange_format(),
             formats.get_train_task(),
             formats.get_eval_task(),
             formats.get_submit_model_task(),
         )
+        self._to_nvflare = ResultConverter(to_nvflare)
 
     def init(self, rank: Optional[str] = None, config: Optional[dict] = None) -> None:
         self.script_threads.add(threading.current_thread())
@@ -193,9 +195,7 @@ class InProcessTrainerAPI(InProcessClientAPI):
             self.receive_called = False
 
     def _to_server_format(self, result: Shareable) -> Shareable:
-        if self._to_nvflare:
-            result = self._to_nvflare.process(self.meta[ConfigKey.TASK_NAME], result, self._converter_context)
-        return result
+        return self._to_nvflare.process(self.meta[ConfigKey.TASK_NAME], result, self._converter_context)
 
     def _on_task(self, topic: str, task: Shareable, data_bus: DataBus) -> None:
         self._exchange.deliver(task)

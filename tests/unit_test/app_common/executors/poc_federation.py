@@ -167,15 +167,24 @@ class PocJob:
         self.server_dir = None  # the downloaded run folder of the server
         self._federation = federation
 
-    def finish(self, session) -> None:
-        meta = session.wait_for_job(self.job_id, timeout=JOB_TIMEOUT, poll_interval=STATUS_POLL_INTERVAL)
+    def finish(self, session, timeout: float = JOB_TIMEOUT) -> None:
+        """Waits (seconds) for the job's end and that of its processes, and downloads its results.
+
+        Raises:
+            JobTimeout: the job does not end.
+        """
+        meta = session.wait_for_job(self.job_id, timeout=timeout, poll_interval=STATUS_POLL_INTERVAL)
         self.status = meta["status"]
+        self.look_for_leftovers()
+        results = session.download_job_result(self.job_id, str(self._federation.root / "results"))
+        self.server_dir = Path(results) / "workspace"
+
+    def look_for_leftovers(self) -> None:
+        """Waits until no process of the job is left or JOB_END_TIMEOUT is over, and notes what is left."""
         self.left_processes = [_describe(pid) for pid in wait_for_end(self.processes, JOB_END_TIMEOUT)]
         self.left_bootstraps = [
             str(path) for site in self._federation.sites for path in self.site_dir(site).rglob(f"*{BOOTSTRAP_FILE}*")
         ]
-        results = session.download_job_result(self.job_id, str(self._federation.root / "results"))
-        self.server_dir = Path(results) / "workspace"
 
     def processes(self) -> List[int]:
         """The pids of this job's processes, at the server and at the sites."""

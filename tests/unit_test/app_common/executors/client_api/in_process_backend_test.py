@@ -19,12 +19,10 @@ import logging
 import sys
 import threading
 
-import numpy as np
 import pytest
 from client_api.backend_contract import GATED_TRAIN, TRAIN, BackendContract, fateful_script
 from job_harness import assert_failed, make_task, model_of
 
-from nvflare.apis.dxo import from_shareable
 from nvflare.app_common.executors.client_api import in_process_backend
 from nvflare.app_common.executors.client_api.backend_spec import MAX_CAUSE_BYTES
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
@@ -378,42 +376,6 @@ class TestMemory:
         assert [text for text in messages if text.startswith("Memory cleanup")] == [
             f"Memory cleanup performed at round {number}" for number in expected
         ]
-
-
-class TestFormats:
-    def test_parameters_are_converted_on_the_scripts_side(self, job, client_config):
-        client_config(params_exchange_format="keras_layer_weights")
-        script = """
-            import nvflare.client as flare
-            flare.init()
-            while flare.is_running():
-                layers = flare.receive().params
-                assert list(layers) == ["dense"]  # as keras knows them
-                flare.send(flare.FLModel(params={"dense": [weights + 1 for weights in layers["dense"]]}))
-        """
-        job.start(in_process(job, script))
-        for _ in range(2):
-            task = make_task(dense_nvf_0=np.zeros((2, 3)), dense_nvf_1=np.zeros(3))
-            params = from_shareable(job.execute("train", task)).data
-            assert {name: value.tolist() for name, value in params.items()} == {
-                "dense_nvf_0": [[1.0] * 3] * 2,
-                "dense_nvf_1": [1.0] * 3,
-            }
-
-    def test_raw_parameters_pass_through(self, job, client_config):
-        client_config(params_exchange_format="raw", server_expected_format="raw")
-        job.start(in_process(job, TRAIN))
-        assert model_of(job.execute("train", make_task(w=41))).params == {"w": 42}
-
-    def test_pytorch_parameters_pass_through_if_the_server_takes_them(self, job, client_config):
-        client_config(params_exchange_format="pytorch", server_expected_format="pytorch")
-        job.start(in_process(job, TRAIN))
-        assert (model_of(job.execute("train", make_task(value=1.0))).params["w"] == 2.0).all()
-
-    def test_difference_of_a_format_without_one_is_the_scripts_error(self, job, client_config):
-        client_config(params_exchange_format="raw", params_transfer_type="DIFF")
-        job.start(in_process(job, TRAIN))
-        assert_failed(job.execute("train", make_task(w=41)), "no default params diff function", "raw")
 
 
 class TestStart:

@@ -1,0 +1,60 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""FedAvg with PyTorch Lightning, by nvflare's Job API and ClientAPIRunner: `python examples/lightning/run.py`."""
+
+import argparse
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from lit_net import LitNet
+
+from nvflare.app_common.executors.client_api.client_api_runner import ClientAPIRunner
+from nvflare.app_opt.pt.job_config.fed_avg import FedAvgJob
+from nvflare.fuel.utils.constants import FrameworkType
+
+HERE = Path(__file__).resolve().parent
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--workspace", type=Path, default=Path(".demo-lightning"), help="deleted first if it exists")
+    args = parser.parse_args()
+
+    workspace = args.workspace.resolve()
+    shutil.rmtree(workspace, ignore_errors=True)
+    job = FedAvgJob(LitNet(), n_clients=1, num_rounds=args.rounds, name="lightning", key_metric="loss")
+    runner = ClientAPIRunner(
+        script=str(HERE / "train.py"),
+        execution_mode="external_process",
+        command=f"{shlex.quote(sys.executable)} -u",
+        framework=FrameworkType.PYTORCH,
+        train_with_evaluation=True,
+    )
+    job.to_clients(runner, tasks=["train"])
+    job.add_file_to_clients(str(HERE / "lit_net.py"))
+    job.simulator_run(str(workspace), n_clients=1)
+
+    model = torch.load(workspace / "server" / "simulate_job" / "app_server" / "FL_global_model.pt")["model"]
+    print(f"\nweights {model['net.weight'].tolist()}, bias {model['net.bias'].tolist()}")
+    if abs(model["net.bias"].item() - 1) > 0.5:
+        sys.exit("the model has not learned")
+
+
+if __name__ == "__main__":
+    main()

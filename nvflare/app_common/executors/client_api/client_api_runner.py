@@ -1,0 +1,179 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A training script and the executor that runs it, as one object for nvflare's Job API.
+
+What ScriptRunner is to nvflare's executors, ClientAPIRunner is to ClientAPIExecutor:
+
+    job.to(ClientAPIRunner(script="train.py", framework=FrameworkType.NUMPY), "site-1", tasks=["train"])
+"""
+
+import os
+import shlex
+from enum import Enum
+from typing import Optional, Type
+
+from nvflare.app_common.executors.client_api.arguments import ExecutionMode
+from nvflare.app_common.executors.client_api.formats import (
+    PARAMS_EXCHANGE_FORMAT,
+    PARAMS_TRANSFER_TYPE,
+    SERVER_EXPECTED_FORMAT,
+)
+from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
+from nvflare.client.config import ExchangeFormat, TransferType
+from nvflare.client.utils import DIFF_FUNCS
+from nvflare.fuel.utils.constants import FrameworkType
+from nvflare.job_config.api import FedJob
+from nvflare.job_config.defs import JobTargetType
+from nvflare.job_config.fed_app_config import ClientAppConfig
+
+DEFAULT_COMMAND = "python3 -u"
+# What a script of each framework sees.
+_FORMATS = {
+    FrameworkType.NUMPY: ExchangeFormat.NUMPY,
+    FrameworkType.PYTORCH: ExchangeFormat.PYTORCH,
+    FrameworkType.TENSORFLOW: ExchangeFormat.KERAS_LAYER_WEIGHTS,
+    FrameworkType.RAW: ExchangeFormat.RAW,
+}
+
+
+class ClientAPIRunner:
+    def __init__(
+        self,
+        script: Optional[str] = None,
+        script_args: str = "",
+        execution_mode: str = ExecutionMode.IN_PROCESS,
+        command: Optional[str] = None,
+        framework: FrameworkType = FrameworkType.PYTORCH,
+        server_expected_format: ExchangeFormat = ExchangeFormat.NUMPY,
+        params_transfer_type: TransferType = TransferType.FULL,
+        **executor_args,
+    ):
+        """Initializes the runner and checks every argument.
+
+        Args:
+            script (str): in_process, external_process: the script. One with a relative path, which counts from the
+                current directory, gets to the same place in the app's custom folder, and so do the modules that it
+                imports from there. One from elsewhere gets there by its file name, alone. An absolute path that does
+                not exist here is taken for one of the sites.
+            script_args (str): the script's arguments, split like a shell command.
+            execution_mode (str): "in_process", "external_process" or "attach".
+            command (str): external_process: the words before the script, such as "torchrun --nproc_per_node=2". Unset,
+                it is "python3 -u".
+            framework (FrameworkType): whose parameters the script sees: the job's `params_exchange_format`.
+            server_expected_format (ExchangeFormat): the format of the server's parameters.
+            params_transfer_type (TransferType): FULL, or DIFF: the script sends a full model, the difference travels.
+            **executor_args: any other argument of ClientAPIExecutor, such as launch_once or result_wait_timeout.
+
+        Raises:
+            ValueError: names the argument, its value and what is allowed.
+            TypeError: names an argument that ClientAPIExecutor does not have.
+        """
+        self._client_config = _checked_formats(framework, server_expected_format, params_transfer_type)
+        self._script = _checked_script(script, execution_mode)
+        own_args = self._script_arguments(script_args, execution_mode, command)
+        for name in own_args.keys() & executor_args.keys():
+            raise ValueError(f"{name} is not to be set: script and script_args say it")
+        self._executor_args = {"execution_mode": execution_mode, **own_args, **executor_args}
+        ClientAPIExecutor(**self._executor_args)  # finds what is wrong now, not when the job is built
+
+    def _script_arguments(self, script_args: str, execution_mode: str, command: Optional[str]) -> dict:
+        if not isinstance(script_args, str):
+            raise ValueError(f"script_args must be a string, but is {script_args!r}")
+        if execution_mode == ExecutionMode.IN_PROCESS:
+            return {"command": command, "task_script_path": self._script_at_site(), "task_script_args": script_args}
+        if execution_mode == ExecutionMode.EXTERNAL_PROCESS:
+            path = os.path.join("custom", self._script_at_site())  # which stays as it is if it is absolute
+            return {"command": f"{command or DEFAULT_COMMAND} {shlex.quote(path)} {script_args}".strip()}
+        if script_args:
+            raise ValueError(f"script_args have no meaning in execution_mode {execution_mode}, but are {script_args!r}")
+        return {"command": command}
+
+    def _is_shipped(self) -> bool:
+        return os.path.isfile(self._script)
+
+    def _script_at_site(self) -> str:
+        """The script's path in the app's custom folder, or an absolute one."""
+        return os.path.basename(self._script) if os.path.isabs(self._script) and self._is_shipped() else self._script
+
+    @staticmethod
+    def get_job_target_type() -> str:
+        return JobTargetType.CLIENT
+
+    def add_to_fed_job(self, job: FedJob, ctx, **kwargs):
+        """Adds executor, script and formats to a site of the job; called by `job.to(runner, site, tasks=[...])`.
+
+        Raises:
+            ValueError: the site already has other formats, or a runner in the same execution mode.
+        """
+        job.check_kwargs(args_to_check=kwargs, args_expected={"tasks": False})
+        # FedJob has no other way to look at what a site has.
+        self._check_site(job._get_app(ctx).get_app_config(), ctx.target)
+        job.add_params(dict(self._client_config), ctx)
+        job.add_executor(ClientAPIExecutor(**self._executor_args), tasks=kwargs.get("tasks", ["*"]), ctx=ctx)
+        if self._script and self._is_shipped():
+            if os.path.isabs(self._script):
+                job.add_file_source(self._script, None, None, ctx)
+            else:
+                job.add_resources([self._script], ctx)
+
+    def _check_site(self, site: ClientAppConfig, name: str) -> None:
+        # One client config serves all executors of a site, and what trainers of one mode connect by is one place.
+        for key, value in self._client_config.items():
+            present = site.additional_params.get(key, value)
+            if present != value:
+                raise ValueError(f"{name} already has {key} {present!r}, and this runner needs {value!r}")
+        mode = self._executor_args["execution_mode"]
+        executors = [entry.executor for entry in site.executors]
+        if any(isinstance(other, ClientAPIExecutor) and other._execution_mode == mode for other in executors):
+            raise ValueError(f"{name} already has a runner in execution_mode {mode}: give that one all tasks")
+
+
+def _checked_formats(framework, server_expected_format, params_transfer_type) -> dict:
+    if framework not in _FORMATS:
+        frameworks = ", ".join(key.value for key in _FORMATS)
+        raise ValueError(f"framework must be one of {frameworks}, but is {framework!r}")
+    exchanged = _FORMATS[framework].value
+    expected = _value("server_expected_format", server_expected_format, ExchangeFormat)
+    transfer_type = _value("params_transfer_type", params_transfer_type, TransferType)
+    if transfer_type == TransferType.DIFF and exchanged not in DIFF_FUNCS:
+        raise ValueError(f"params_transfer_type DIFF is not possible with framework {framework!r}")
+    if expected == ExchangeFormat.PYTORCH and exchanged != expected:
+        raise ValueError(f"server_expected_format pytorch is not possible with framework {framework!r}")
+    return {
+        PARAMS_EXCHANGE_FORMAT: exchanged,
+        SERVER_EXPECTED_FORMAT: expected,
+        PARAMS_TRANSFER_TYPE: transfer_type,
+    }
+
+
+def _value(name: str, value, choices: Type[Enum]) -> str:
+    try:
+        return choices(value).value
+    except ValueError:
+        allowed = ", ".join(choice.value for choice in choices)
+        raise ValueError(f"{name} must be one of {allowed}, but is {value!r}") from None
+
+
+def _checked_script(script: Optional[str], execution_mode: str) -> Optional[str]:
+    if execution_mode == ExecutionMode.ATTACH:
+        if script:
+            raise ValueError(f"script has no meaning in execution_mode attach, but is {script!r}: its owner starts it")
+        return None
+    if not isinstance(script, str) or not script.strip():
+        raise ValueError(f"script must be the path of a script in execution_mode {execution_mode}, but is {script!r}")
+    if not os.path.isabs(script) and not os.path.isfile(script):
+        raise ValueError(f"script {script!r} is not a file in {os.getcwd()}")
+    path = os.path.normpath(script)
+    return os.path.abspath(path) if path.startswith(os.pardir) else path

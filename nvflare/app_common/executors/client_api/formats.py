@@ -1,0 +1,98 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The formats in which a job's parameters travel, and results that arrive as they were sent.
+
+The job's client config may set the formats (`recipe.add_client_config` writes these keys). The trainer converts by
+nvflare's own converters and computes differences, in every execution mode alike; the client job process (CJ) passes
+parameters on. Only where tensors travel as tensors does it need torch, to read what it passes on.
+"""
+
+import logging
+import sys
+from enum import Enum
+from typing import Type
+
+from nvflare.apis.fl_constant import SystemConfigs
+from nvflare.app_common.executors.client_api.backend_spec import TrainerError
+from nvflare.client.config import ConfigKey, ExchangeFormat, TransferType
+from nvflare.client.utils import DIFF_FUNCS
+from nvflare.fuel.utils import fobs
+from nvflare.fuel.utils.config_service import ConfigService
+from nvflare.fuel.utils.import_utils import optional_import
+
+PARAMS_EXCHANGE_FORMAT = "params_exchange_format"
+SERVER_EXPECTED_FORMAT = "server_expected_format"
+PARAMS_TRANSFER_TYPE = "params_transfer_type"
+
+logger = logging.getLogger(__name__)
+
+
+def job_formats() -> dict:
+    """Returns what the job's client config says of formats, as nvflare.client.config.ClientConfig names it.
+
+    Raises:
+        TrainerError: a key has a value that is not allowed, or not together with the others; names them and what is.
+    """
+    exchanged = _choice(PARAMS_EXCHANGE_FORMAT, ExchangeFormat, ExchangeFormat.NUMPY)
+    expected = _choice(SERVER_EXPECTED_FORMAT, ExchangeFormat, ExchangeFormat.NUMPY)
+    transfer_type = _choice(PARAMS_TRANSFER_TYPE, TransferType, TransferType.FULL)
+    if transfer_type == TransferType.DIFF and exchanged not in DIFF_FUNCS:
+        raise TrainerError(
+            f"{PARAMS_TRANSFER_TYPE} {transfer_type} is only possible with {PARAMS_EXCHANGE_FORMAT} "
+            f"{' or '.join(key.value for key in DIFF_FUNCS)}, but that is {exchanged}"
+        )
+    if expected == ExchangeFormat.PYTORCH and exchanged != expected:
+        # The trainer's Client API knows tensors only then, and would not get to read the task.
+        raise TrainerError(
+            f"{SERVER_EXPECTED_FORMAT} {expected} needs the same {PARAMS_EXCHANGE_FORMAT}, not {exchanged}"
+        )
+    if exchanged == ExchangeFormat.PYTORCH and expected != ExchangeFormat.NUMPY:
+        register_tensors()
+    if expected not in (exchanged, ExchangeFormat.NUMPY) and ExchangeFormat.RAW not in (exchanged, expected):
+        logger.warning(
+            f"nothing converts {PARAMS_EXCHANGE_FORMAT} {exchanged} to {SERVER_EXPECTED_FORMAT} {expected}: "
+            "parameters travel as they are"
+        )
+    return {
+        ConfigKey.EXCHANGE_FORMAT: exchanged,
+        ConfigKey.SERVER_EXPECTED_FORMAT: expected,
+        ConfigKey.TRANSFER_TYPE: transfer_type,
+    }
+
+
+def _choice(key: str, choices: Type[Enum], default: Enum) -> str:
+    # nvflare keeps the job's client config here, whatever its file format was (.json, .conf or .yml).
+    config = ConfigService.get_section(SystemConfigs.APPLICATION_CONF) or {}
+    value = config.get(key, default.value)
+    try:
+        return choices(value).value
+    except ValueError:
+        allowed = ", ".join(choice.value for choice in choices)
+        raise TrainerError(f"{key} in the job's client config must be one of {allowed}, but is {value!r}") from None
+
+
+def register_tensors() -> None:
+    """Has this process send and receive PyTorch tensors, as nvflare's own executors for PyTorch do in every job.
+
+    Raises:
+        TrainerError: it cannot import torch.
+    """
+    decomposer, is_there = optional_import(module="nvflare.app_opt.pt.decomposers", name="TensorDecomposer")
+    if not is_there:
+        raise TrainerError(
+            f"{SERVER_EXPECTED_FORMAT} {ExchangeFormat.PYTORCH.value} needs torch and safetensors in the Python that "
+            f"runs the job, {sys.executable}"
+        )
+    fobs.register(decomposer)
