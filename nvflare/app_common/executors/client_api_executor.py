@@ -218,6 +218,7 @@ class ClientAPIExecutor(Executor):
         # A script may log before its first task, so the relay is there before the backend.
         self._analytics = AnalyticsRelay(partial(self._fire_record, fl_ctx.get_engine()))
         try:
+            self._check_alone(fl_ctx)
             backend = self._create_backend()
             backend.initialize(self._build_backend_context(), fl_ctx)
         except Exception as e:
@@ -228,6 +229,14 @@ class ClientAPIExecutor(Executor):
             self.system_panic(clip_cause(f"{self.name} in mode {self._execution_mode} cannot start: {cause}"), fl_ctx)
             return
         self._backend = backend
+
+    def _check_alone(self, fl_ctx: FLContext) -> None:
+        runner = fl_ctx.get_prop(FLContextKey.RUNNER)
+        executors = runner.task_router.task_table.values() if runner else ()
+        modes = {id(e): e._execution_mode for e in executors if isinstance(e, ClientAPIExecutor)}
+        if list(modes.values()).count(self._execution_mode) > 1:
+            # They would write the same file for flare.init(), and the scripts take one another's tasks.
+            raise TrainerError(f"another {self._execution_mode} executor runs in this job: give one all their tasks")
 
     def _stop(self, fl_ctx: FLContext) -> None:
         backend, self._backend = self._backend, None

@@ -15,6 +15,7 @@
 """What ClientAPIExecutor makes of a backend: its life, tasks and their failures, events, and analytics."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 from job_harness import assert_failed, log_record, make_task
@@ -446,3 +447,13 @@ class TestAnalytics:
 
     def test_record_without_a_running_job_is_ignored(self):
         BackendExecutor(ScriptedBackend()).relay_log_record(scalar("loss", 1.0))
+
+
+@pytest.mark.parametrize("mode, arguments", [("external_process", {"command": "python3 x.py"}), ("attach", {})])
+def test_one_executor_of_a_mode_in_a_job(job, mode, arguments):
+    """Two would write the same file for flare.init()."""
+    executors = [ClientAPIExecutor(mode, **arguments) for _ in range(2)]
+    tasks = dict(zip(("train", "validate"), executors))
+    job.start(*executors, runner=SimpleNamespace(task_router=SimpleNamespace(task_table=tasks)))
+    assert all(f"another {mode} executor runs in this job" in panic for panic in job.recorder.panics)
+    assert_failed(job.execute("train", make_task()), "not running")

@@ -20,10 +20,12 @@
 import copy
 import json
 import os
+import shutil
 import threading
 
 import pytest
 from client_api.cell_harness import LIMIT
+from client_api.migration_parts import JOBS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -37,6 +39,7 @@ from nvflare.app_common.executors.client_api.handshake import (
     make_welcome,
     new_session_keys,
 )
+from nvflare.app_common.executors.client_api.migrate import NOT_MIGRATED, OK, main
 from nvflare.app_common.executors.client_api.rendezvous import (
     RANKS_FILE,
     RENDEZVOUS_FILE,
@@ -233,3 +236,49 @@ class TestSession:
             try_one()
         finally:
             trainer.close()
+
+
+TOKENS = [
+    "",
+    *"{}[]\"',\n#:=\\\t|",
+    "null",
+    "5",
+    "1e9",
+    "${x}",
+    "{app_script}",
+    "include ",
+    "+=",
+    "- ",
+    "&a ",
+    "*a ",
+    "é",
+    "args",
+]
+edits = st.lists(
+    st.tuples(st.floats(0, 1), st.integers(0, 60), st.sampled_from(TOKENS)),
+    min_size=1,
+    max_size=4,
+)
+
+
+class TestMigration:
+    """Job configs with mistakes in them: migrated or refused, never written in halves."""
+
+    configs = sorted(path for path in JOBS.glob("*/config_fed_client.*"))
+
+    @fuzzed(share=0.1, sample=40, config=st.sampled_from(configs), changes=edits)
+    def test_config(self, tmp_path, config, changes):
+        text = config.read_text()
+        for place, length, token in changes:
+            at = int(place * len(text))
+            text = text[:at] + token + text[at + length :]
+        spoiled_job = tmp_path / "job"
+        shutil.rmtree(spoiled_job, ignore_errors=True)
+        spoiled_job.mkdir()
+        path = spoiled_job / config.name
+        path.write_text(text)
+        code = main([str(spoiled_job), "--in-place"])
+        migrated = path.read_text()
+        assert code == OK or (code == NOT_MIGRATED and migrated == text)
+        assert [entry.name for entry in spoiled_job.iterdir()] == [path.name]
+        assert main([str(spoiled_job), "--in-place"]) == code and path.read_text() == migrated
