@@ -29,6 +29,9 @@ from nvflare.client.config import ConfigKey
 from nvflare.fuel.data_event.utils import get_scope_property
 from nvflare.fuel.utils.constants import Mode
 
+# What flare.init() calls with the arguments in the bootstrap file; named here, because only a trainer imports it.
+TRAINER_END = "nvflare.app_common.executors.client_api.trainer_agent.trainer_end"
+
 
 def client_config(context: ClientAPIBackendContext, fl_ctx: FLContext) -> dict:
     """Returns the Client API's configuration for this job, as nvflare.client.config.ClientConfig reads it.
@@ -77,17 +80,29 @@ def session_bootstrap(config: dict, pipe_args: dict, fl_ctx: FLContext) -> dict:
         pipe_args: of TrainerPipe, the mode excepted.
         fl_ctx: the context.
     """
+    content = with_pipe(config, TrainerPipe, pipe_args)
+    update_export_props(content, fl_ctx)
+    return content
+
+
+def with_pipe(config: dict, pipe_class: type, arguments: dict) -> dict:
+    """Returns the trainer's configuration with its end of the pipe.
+
+    Args:
+        config: from client_config().
+        pipe_class: of both ends.
+        arguments: of the pipe, the mode excepted.
+    """
+    path = f"{pipe_class.__module__}.{pipe_class.__name__}"
     exchange = {
         **config[ConfigKey.TASK_EXCHANGE],
         ConfigKey.PIPE_CHANNEL_NAME: CHANNEL,
         ConfigKey.PIPE: {
-            ConfigKey.CLASS_NAME: f"{TrainerPipe.__module__}.{TrainerPipe.__name__}",
-            ConfigKey.ARG: {"mode": Mode.ACTIVE.value, **pipe_args},
+            ConfigKey.CLASS_NAME: TRAINER_END,
+            ConfigKey.ARG: {"end_class": path, "mode": Mode.ACTIVE.value, **arguments},
         },
     }
-    content = {**config, ConfigKey.TASK_EXCHANGE: exchange}
-    update_export_props(content, fl_ctx)
-    return content
+    return {**config, ConfigKey.TASK_EXCHANGE: exchange}
 
 
 def write_bootstrap(path: str, content: dict) -> None:

@@ -32,6 +32,7 @@ from typing import Callable, Optional, Tuple
 
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext, TaskAborted, wait_until
+from nvflare.app_common.executors.client_api.bootstrap import with_pipe
 from nvflare.app_common.executors.client_api.handshake import (
     HandshakeError,
     check_answer,
@@ -46,7 +47,6 @@ from nvflare.app_common.executors.client_api.trainer_pipe import (
     AnySignal,
     Gone,
 )
-from nvflare.client.config import ConfigKey
 from nvflare.fuel.utils.attributes_exportable import ExportMode
 from nvflare.fuel.utils.class_loader import load_class
 from nvflare.fuel.utils.constants import Mode
@@ -81,15 +81,7 @@ def foreign_session(context: ClientAPIBackendContext, config: dict, component: P
         **new_session_keys(),
     }
     own, peers = (_describe(component, mode) for mode in (ExportMode.SELF, ExportMode.PEER))
-    exchange = {
-        **config[ConfigKey.TASK_EXCHANGE],
-        ConfigKey.PIPE_CHANNEL_NAME: CHANNEL,
-        ConfigKey.PIPE: {
-            ConfigKey.CLASS_NAME: f"{ForeignPipe.__module__}.{ForeignPipe.__name__}",
-            ConfigKey.ARG: {"mode": Mode.ACTIVE.value, **peers, **common},
-        },
-    }
-    return ForeignPipe(Mode.PASSIVE.value, **own, **common), {**config, ConfigKey.TASK_EXCHANGE: exchange}
+    return ForeignPipe(Mode.PASSIVE.value, **own, **common), with_pipe(config, ForeignPipe, {**peers, **common})
 
 
 def _describe(component: Pipe, export_mode: str) -> dict:
@@ -143,10 +135,6 @@ class ForeignPipe(Pipe):
         self._has_peer_left = False
         self._last_heard = 0.0  # on the wall clock, as PipeHandler wants it
         self._sender = threading.Thread(target=self._send_answers, name="client_api_answers", daemon=True)
-        if mode == Mode.ACTIVE.value:
-            from nvflare.app_common.executors.client_api.trainer_agent import use_trainer_agent
-
-            use_trainer_agent()
 
     def open(self, name: str = "") -> None:
         """Opens the pipe under the session's name."""

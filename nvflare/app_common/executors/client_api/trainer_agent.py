@@ -15,7 +15,7 @@
 """The trainer's end of a session: what nvflare's Client API uses in a trainer process to talk to the job.
 
 `flare.init()` reads the bootstrap file, creates the pipe that it names, and then a FlareAgentWithFLModel. That is the
-one place in nvflare 2.8 where a trainer can be made event-driven: `use_trainer_agent` puts TrainerAgent there, in the
+one place in nvflare 2.8 where a trainer can be made event-driven: `trainer_end` puts TrainerAgent there, in the
 trainer's process only. Log records are sent in batches by a thread of their own, which exists once there is one.
 """
 
@@ -42,8 +42,9 @@ from nvflare.fuel.f3 import communicator
 from nvflare.fuel.f3.comm_config import CommConfigurator
 from nvflare.fuel.f3.connection import BytesAlike, Connection
 from nvflare.fuel.f3.drivers.tcp_driver import TcpDriver
+from nvflare.fuel.utils.class_loader import load_class
 from nvflare.fuel.utils.log_utils import get_obj_logger
-from nvflare.fuel.utils.pipe.pipe import Message, Topic
+from nvflare.fuel.utils.pipe.pipe import Message, Pipe, Topic
 
 # Log records in one message, and that may wait for being sent.
 METRICS_BATCH = 500
@@ -57,16 +58,22 @@ GOODBYE_TIMEOUT = 1.0
 LOG_FORMAT = "%(levelname)s:%(name)s:%(message)s"
 
 
-def use_trainer_agent() -> None:
-    """Has `flare.init()` use TrainerAgent in this process, which waits for events where nvflare's agent polls.
+def trainer_end(end_class: str, **arguments) -> Pipe:
+    """Returns the trainer's end of the pipe; what the bootstrap file gives `flare.init()` for the pipe's class.
 
-    The only replacement of something of nvflare's at run time. Where a later nvflare lacks the name, its own agent
-    goes on working with the pipe.
+    It also has `flare.init()` use TrainerAgent in this process, which waits for events where nvflare's agent polls: the
+    only replacement of something of nvflare's at run time. Where a later nvflare lacks the name, its own agent goes on
+    working with the pipe.
+
+    Args:
+        end_class: path of the pipe's class.
+        arguments: of that class.
     """
     import nvflare.client.ex_process.api as api
 
     if hasattr(api, "FlareAgentWithFLModel"):
         api.FlareAgentWithFLModel = TrainerAgent
+    return load_class(end_class)(**arguments)
 
 
 def load_only_tcp_driver(url: str) -> None:

@@ -144,10 +144,6 @@ class TrainerPipe(CellPipe):
         self._last_batch = ""  # id of the batch of metrics that was taken last
         self._delivery: Optional[Delivery] = None  # of the result that the server is pulling
         self._seen = deque(maxlen=_REMEMBERED_MESSAGES)
-        if is_trainer:
-            from nvflare.app_common.executors.client_api.trainer_agent import use_trainer_agent
-
-            use_trainer_agent()
 
     @property
     def pass_through_on_send(self) -> bool:

@@ -42,6 +42,7 @@ from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.attach import ExitCode
 from nvflare.app_common.executors.client_api.handshake import HandshakeError, check_answer, make_hello
+from nvflare.app_common.executors.client_api.trainer_agent import trainer_end
 from nvflare.app_common.executors.client_api.trainer_pipe import HELLO, TrainerPipe
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.utils.pipe.pipe import Message as PipeMessage
@@ -68,7 +69,7 @@ class TestHandshake:
 
         def make() -> TrainerPipe:
             exchange = json.loads(rendezvous(job).read_text())["TASK_EXCHANGE"]
-            pipes.append(TrainerPipe(**exchange["pipe"]["ARG"]))
+            pipes.append(trainer_end(**exchange["pipe"]["ARG"]))
             pipes[-1].open()
             return pipes[-1]
 
