@@ -59,6 +59,8 @@ from nvflare.fuel.utils.pipe.pipe import Message, Topic
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 0))
 KEYS = new_session_keys()
 
+pytestmark = pytest.mark.watchdog(3600 if EXAMPLES else 120)
+
 texts = st.text(st.characters(), max_size=40)  # lone surrogates too
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts
 json_data = st.recursive(
@@ -181,7 +183,6 @@ def ask(cell, session: TrainerSession, topic: str, payload) -> str:
 TOPICS = [HELLO, TASK, METRICS, DELIVERED, Topic.HEARTBEAT, Topic.END, Topic.ABORT, Topic.PEER_GONE, "NONSENSE"]
 
 
-@pytest.mark.watchdog(3600 if EXAMPLES else 120)
 class TestSession:
     def test_stranger(self, open_session, stranger):
         session, keys = open_session
