@@ -2,11 +2,14 @@
 #
 # PYTHON   the Python (3.10 or newer) to create $(VENV) with; `make clean` before you change it
 # VENV     where to install
+# CHAOS, SOAK_ROUNDS  where `make chaos` writes, and how many rounds its soak has
 # NVFLARE  the nvflare to install, as a pip requirement, for example NVFLARE=nvflare==2.8.0
 
 PYTHON ?= python3
 VENV ?= .venv
 NVFLARE ?= nvflare
+CHAOS ?= .chaos
+SOAK_ROUNDS ?= 10
 
 RUN := "$(VENV)/bin/python"
 PIP := $(RUN) -m pip --disable-pip-version-check -qq
@@ -16,7 +19,7 @@ LINTED := $(wildcard nvflare tests examples bench)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test chaos lint bench clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -27,6 +30,11 @@ demo: $(VENV)/.wheel  ## run a federated job with two sites in nvflare's simulat
 test: $(VENV)/.wheel  ## run all tests against the installed wheel (TEST_ARGS="-k name")
 	@$(RUN) -m pytest $(TEST_ARGS)
 
+chaos: $(VENV)/.wheel  ## kill, stop and cut a real federation in every phase; report: .chaos/report.html (SOAK_ROUNDS=500)
+	@rm -rf $(CHAOS) && mkdir -p $(CHAOS)
+	@status=0; CHAOS_REPORT="$(abspath $(CHAOS))" SOAK_ROUNDS=$(SOAK_ROUNDS) $(RUN) -m pytest tests/federation -m "chaos or not chaos" $(TEST_ARGS) || status=$$?; \
+	$(RUN) -m tests.federation.report $(CHAOS); exit $$status
+
 lint: $(VENV)/.linters  ## check format (black, isort) and style (flake8)
 	@$(RUN) -m black --check $(LINTED)
 	@$(RUN) -m isort --check $(LINTED)
@@ -36,7 +44,7 @@ bench:  ## measure against the executors of nvflare 2.8 and 2.9, in environments
 	@$(PYTHON) bench/run.py $(BENCH_ARGS)
 
 clean:  ## remove all that these commands create
-	rm -rf .venv .venv-* .demo .demo-* .bench .pytest_cache build dist *.egg-info
+	rm -rf .venv .venv-* .demo .demo-* .bench .chaos .pytest_cache build dist *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # nvflare and what the tests need: again only when pyproject.toml changes.

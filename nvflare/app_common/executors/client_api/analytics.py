@@ -45,6 +45,8 @@ MAX_PENDING_RECORDS = 10_000
 # server takes the event once, however late the first one arrives.
 ACK_TIMEOUT = 5.0
 SEND_ATTEMPTS = 2
+# The cell of a job is named SITE.JOB; more levels than these are relays on the way to the server.
+DIRECT_CELL_LEVELS = 2
 # Seconds that a task's result waits for the records that were logged before it.
 FLUSH_TIMEOUT = 30.0
 # Seconds that the end of the job waits for the last records.
@@ -153,13 +155,16 @@ class AnalyticsRelay:
     @staticmethod
     def _send(data: Shareable, fl_ctx: FLContext) -> bool:
         # Past the streaming layer that nvflare puts around this channel: an event is small, and one message and its
-        # reply take a third of the time of two streams.
-        core_cell = fl_ctx.get_engine().get_cell().core_cell
+        # reply take a third of the time of two streams. Not behind a relay: there a plain reply never arrives, because
+        # the server strips its authentication (FederatedServer) and the relay rejects what has none.
+        cell = fl_ctx.get_engine().get_cell()
+        is_behind_relay = len(FQCN.split(cell.get_fqcn())) > DIRECT_CELL_LEVELS
+        sender = cell if is_behind_relay else cell.core_cell
         server = FQCN.join([FQCN.ROOT_SERVER, fl_ctx.get_job_id()])
         data.set_header(ReservedHeaderKey.TOPIC, FED_EVENT_TOPIC)
         data.set_peer_props(fl_ctx.get_all_public_props())
         for _ in range(SEND_ATTEMPTS):
-            reply = core_cell.send_request(
+            reply = sender.send_request(
                 channel=CellChannel.AUX_COMMUNICATION,
                 target=server,
                 topic=FED_EVENT_TOPIC,

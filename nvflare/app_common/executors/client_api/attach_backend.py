@@ -199,6 +199,8 @@ class AttachBackend(ClientAPIBackendSpec):
                 if session is self._session:
                     remove_bootstrap(self._path(RENDEZVOUS_FILE))
         if state is SessionState.LOST:
+            if self._pass_through:
+                self._pass_through.lose_trainer(session, self._context.executor, session.cause)
             self._retire(session, is_replaced=self._context.allow_reconnect)
 
     def _handle_bad_proof(self, session: TrainerSession, count: int) -> None:

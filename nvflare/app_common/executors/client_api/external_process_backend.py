@@ -71,15 +71,16 @@ MIN_CPU_SECONDS = 0.02
 class _Trainer:
     """One launch: a process, its session and its bootstrap file."""
 
-    def __init__(self, context: ClientAPIBackendContext, pass_through: bool, fl_ctx: FLContext, number: int):
+    def __init__(self, context: ClientAPIBackendContext, pass_through: PassThrough, fl_ctx: FLContext, number: int):
         self._context = context
+        self._pass_through = pass_through
         self._job_id = fl_ctx.get_job_id()
         self._launched = time.monotonic()
         self._usage = TreeUsage(0.0, False)  # when the present silence of the trainer began, or was last looked into
         self._last_silence = math.inf
         self._look_at = 0.0  # the silence, in seconds, at which it is looked into
         self._bootstrap = os.path.join(fl_ctx.get_workspace().get_app_config_dir(self._job_id), CLIENT_API_CONFIG)
-        self._pipe_args = session_pipe_args(context, pass_through, fl_ctx)
+        self._pipe_args = session_pipe_args(context, pass_through.of_results, fl_ctx)
         self.process = TrainerProcess(stop_grace_period=context.stop_grace_period, on_exit=self._handle_exit)
         self.session = TrainerSession(
             TrainerPipe(mode=Mode.PASSIVE.value, **self._pipe_args),
@@ -142,7 +143,9 @@ class _Trainer:
         if state in (SessionState.CREATED, SessionState.WAITING):
             when = "before it called flare.init()"
         tail = _indented(self.process.output_tail())
-        self.session.lose(f"the trainer {self._context.command!r} ended {when}: {how}{tail}")
+        cause = f"the trainer {self._context.command!r} ended {when}: {how}{tail}"
+        self.session.lose(cause)
+        self._pass_through.lose_trainer(self.session, self._context.executor, cause)
 
     def _find_frozen(self, silence: float) -> str:
         """Tells why a trainer that was silent for so many seconds must be frozen, or "" if it need not be.
@@ -226,7 +229,7 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
 
     def _launch(self, fl_ctx: FLContext) -> None:
         self._launches += 1
-        trainer = _Trainer(self._context, self._pass_through.of_results, fl_ctx, self._launches)
+        trainer = _Trainer(self._context, self._pass_through, fl_ctx, self._launches)
         trainer.launch(self._config, fl_ctx)
         self._trainer = self._last = trainer
         self.logger.info(f"trainer {self._launches} is process {trainer.process.pid}: {self._context.command}")

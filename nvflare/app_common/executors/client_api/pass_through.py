@@ -20,12 +20,21 @@ executor. nvflare switches it on for a channel of the CJ's cell, before a task's
 inline, so it is switched by the size of the last result: a model comes and goes in the same size.
 """
 
+import threading
+
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import FilterKey, FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
+from nvflare.app_common.executors.client_api.backend_spec import clip_cause
+from nvflare.app_common.executors.client_api.trainer_session import TrainerSession
 from nvflare.app_common.executors.client_api.transfer import INLINE_LIMIT, array_bytes
 from nvflare.fuel.f3.cellnet.defs import CellChannel
 from nvflare.private.privacy_manager import Scope
+
+# Seconds in which the server must have dealt with a result whose trainer was lost while it was being pulled.
+LOST_RESULT_GRACE = 5.0
 
 
 class PassThrough:
@@ -38,7 +47,8 @@ class PassThrough:
         runner = fl_ctx.get_prop(FLContextKey.RUNNER)
         scope = fl_ctx.get_prop(FLContextKey.SCOPE_OBJECT)
         self.of_results = not _has_filters(runner, scope, Scope.TASK_RESULT_FILTERS_NAME, FilterKey.OUT)
-        self._channels = fl_ctx.get_engine().get_cell().decode_pass_through_channels
+        self._engine = fl_ctx.get_engine()
+        self._channels = self._engine.get_cell().decode_pass_through_channels
         self._of_tasks = _is_only_executor(runner) and not _has_filters(
             runner, scope, Scope.TASK_DATA_FILTERS_NAME, FilterKey.IN
         )
@@ -49,6 +59,26 @@ class PassThrough:
         size = array_bytes(result)
         if size:
             self._switch(size > INLINE_LIMIT)
+
+    def lose_trainer(self, session: TrainerSession, executor: FLComponent, cause: str) -> None:
+        """Ends the job at the server if that still waits for arrays that are gone with their trainer. Returns at once.
+
+        No reply can tell the server: it has the result, and would ask for the arrays again and again, 600 s each time
+        (nvflare's streaming_per_request_timeout), before its process gives up.
+        """
+        if session.is_being_pulled:
+            thread = threading.Thread(target=self._fail_job, args=(session, executor, cause), daemon=True)
+            thread.name = "client_api_lost_result"
+            thread.start()
+
+    def _fail_job(self, session: TrainerSession, executor: FLComponent, cause: str) -> None:
+        if session.wait_settled(LOST_RESULT_GRACE):
+            return
+        with self._engine.new_context() as fl_ctx:
+            site = fl_ctx.get_identity_name()
+            cause = clip_cause(f"the trainer of {site} was lost while the server pulled its result: {cause}")
+            executor.log_error(fl_ctx, cause)
+            executor.fire_fed_event(EventType.FATAL_SYSTEM_ERROR, Shareable({"cause": cause}), fl_ctx)
 
     def close(self) -> None:
         self._switch(False)

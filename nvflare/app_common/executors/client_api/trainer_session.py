@@ -196,6 +196,11 @@ class TrainerSession(TaskExchanger):
         with self._changed:
             wait_until(self._changed, lambda: not self._is_being_pulled or self.has_ended)
 
+    def wait_settled(self, timeout: float) -> bool:
+        """Waits (seconds) until the last result is dealt with, whatever became of its trainer; tells whether it is."""
+        with self._changed:
+            return wait_until(self._changed, lambda: not self._is_being_pulled, timeout=timeout)
+
     def settle(self) -> None:
         """Notes that the last result is dealt with: nobody pulls from the trainer any more."""
         with self._changed:

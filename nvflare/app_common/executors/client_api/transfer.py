@@ -23,7 +23,8 @@ from typing import Callable
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.backend_spec import TaskAborted, wait_until
-from nvflare.fuel.f3.streaming.download_service import Downloadable
+from nvflare.fuel.f3.streaming.download_service import Downloadable, ProduceRC
+from nvflare.fuel.f3.streaming.stream_utils import stream_thread_pool
 from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
 from nvflare.fuel.utils.log_utils import get_obj_logger
 
@@ -88,6 +89,24 @@ class Traffic:
             return {**totals, "tasks_past_the_job": self._tasks_past_the_job}
 
 
+class _Ahead:
+    """Produces the next chunk while the one before is on its way; nvflare begins with it when it is asked for."""
+
+    def __init__(self, produce: Callable[[dict, str], tuple]):
+        self._produce = produce
+        self._next = None, None  # what will be asked for, and a future of the answer
+
+    def __call__(self, state: dict, requester: str) -> tuple:
+        (expected, future), self._next = self._next, (None, None)
+        asked = state, requester
+        rc, data, new_state = future.result() if asked == expected else self._produce(*asked)
+        if rc == ProduceRC.OK:
+            upcoming = new_state, requester
+            future = stream_thread_pool.submit(self._produce, *upcoming)
+            self._next = (upcoming, future) if future else (None, None)  # nvflare is shutting down
+        return rc, data, new_state
+
+
 class Delivery:
     """Follows the arrays of one message while the receiver pulls them, to the last byte.
 
@@ -110,7 +129,7 @@ class Delivery:
         self._pulled = 0
         self._start = self._last_word = time.monotonic()
         for downloadable in downloadables:
-            downloadable.produce = partial(self._produce, downloadable.produce)
+            downloadable.produce = partial(self._produce, _Ahead(downloadable.produce))
             downloadable.downloaded_to_all = partial(self._count, downloadable, downloadable.downloaded_to_all)
 
     def _produce(self, produce: Callable, state: dict, requester: str) -> tuple:

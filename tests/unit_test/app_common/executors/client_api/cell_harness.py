@@ -22,6 +22,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import List
 
@@ -98,8 +99,11 @@ def connected_cell(fqcn: str, url: str) -> Cell:
 def warm_up(cell: Cell) -> None:
     """Has nvflare start the threads that large transfers use and that stay: before anybody counts threads."""
     submit_result(cell, fetch_task(cell, 1024 * 1024, 1.0))
-    connections = cell.core_cell.communicator.conn_manager
-    for pool in (stream_thread_pool, callback_thread_pool, connections.frame_mgr_executor):
+    warm_up_pools(stream_thread_pool, callback_thread_pool, cell.core_cell.communicator.conn_manager.frame_mgr_executor)
+
+
+def warm_up_pools(*pools: Executor) -> None:
+    for pool in pools:
         everybody = threading.Barrier(POOL_THREADS + 1)
         for _ in range(POOL_THREADS):
             pool.submit(everybody.wait)

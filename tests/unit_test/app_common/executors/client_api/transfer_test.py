@@ -18,16 +18,23 @@ import threading
 
 import numpy as np
 import pytest
+from client_api.cell_harness import warm_up_pools
 
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.transfer import Delivery, Traffic, array_bytes
 from nvflare.app_common.np.np_downloader import ArrayDownloadable
 from nvflare.fuel.f3.streaming.download_service import ProduceRC
+from nvflare.fuel.f3.streaming.stream_utils import stream_thread_pool
 from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
 
 WEIGHTS = {"a": np.zeros(1000, dtype=np.float32), "b": [np.ones(10), {"c": np.ones(5)}], "name": "x"}
 WEIGHTS_BYTES = 4000 + 80 + 40
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads_of_nvflare():
+    warm_up_pools(stream_thread_pool)
 
 
 def message(content) -> Shareable:
@@ -85,6 +92,20 @@ class TestDelivery:
         arrays.downloaded_to_all()
         assert delivery.wait(Signal())
         assert arrays.base_obj is None
+
+    def test_chunks_are_those_of_nvflare_in_any_order_of_requests(self):
+        """The next one is made ahead, but a lost answer is asked for again."""
+
+        def new():
+            return ArrayDownloadable({str(i): np.full(100, i) for i in range(4)}, max_chunk_size=1)
+
+        followed, plain = new(), new()
+        Delivery([followed], 3200)
+        states = [None]
+        while states[-1] != {}:
+            states.append(plain.produce(states[-1], "server")[2])
+        for state in [states[0], states[0], states[1], states[2], states[1], states[2], *states[2:-1]]:
+            assert followed.produce(state, "server") == plain.produce(state, "server")
 
     def test_ends_when_nobody_pulls_any_more(self, arrays):
         delivery = Delivery([arrays], 800)
