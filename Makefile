@@ -2,7 +2,8 @@
 #
 # PYTHON   the Python (3.10 or newer) to create $(VENV) with; `make clean` before you change it
 # VENV     where to install
-# CHAOS, SOAK_ROUNDS  where `make chaos` writes, and how many rounds its soak has
+# CHAOS, SOAK_ROUNDS, FUZZ_EXAMPLES  where `make chaos` writes, how many rounds its soak has, and its random inputs: 3.5
+#          times as many
 # NVFLARE  the nvflare to install, as a pip requirement, for example NVFLARE=nvflare==2.8.0
 
 PYTHON ?= python3
@@ -10,6 +11,7 @@ VENV ?= .venv
 NVFLARE ?= nvflare
 CHAOS ?= .chaos
 SOAK_ROUNDS ?= 10
+FUZZ_EXAMPLES ?= 30000
 
 RUN := "$(VENV)/bin/python"
 PIP := $(RUN) -m pip --disable-pip-version-check -qq
@@ -28,10 +30,11 @@ demo: $(VENV)/.wheel  ## run a federated job with two sites in nvflare's simulat
 	@$(RUN) examples/hello_numpy/run.py $(DEMO_ARGS)
 
 test: $(VENV)/.wheel  ## run all tests against the installed wheel (TEST_ARGS="-k name")
-	@$(RUN) -m pytest $(TEST_ARGS)
+	@$(RUN) -m pytest -n 2 --dist loadfile $(TEST_ARGS)
 
 chaos: $(VENV)/.wheel  ## kill, stop and cut a real federation in every phase; report: .chaos/report.html (SOAK_ROUNDS=500)
 	@rm -rf $(CHAOS) && mkdir -p $(CHAOS)
+	@FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(RUN) -m pytest tests/unit_test/app_common/executors/client_api/fuzz_test.py $(TEST_ARGS)
 	@status=0; CHAOS_REPORT="$(abspath $(CHAOS))" SOAK_ROUNDS=$(SOAK_ROUNDS) $(RUN) -m pytest tests/federation -m "chaos or not chaos" $(TEST_ARGS) || status=$$?; \
 	$(RUN) -m tests.federation.report $(CHAOS); exit $$status
 

@@ -165,7 +165,14 @@ def stranger(federation):
 @pytest.fixture
 def open_session(federation):
     keys = new_session_keys()
-    session = TrainerSession(pipe_of(federation, Mode.PASSIVE, keys), "fuzzed", None, LIMIT, lambda record: None)
+    session = TrainerSession(
+        pipe_of(federation, Mode.PASSIVE, keys),
+        "fuzzed",
+        None,
+        LIMIT,
+        on_metrics=lambda record: None,
+        find_death=lambda silence: "",  # it may be open for long
+    )
     session.open()
     yield session, keys
     session.end("the test is over")
