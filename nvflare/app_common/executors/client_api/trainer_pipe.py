@@ -34,7 +34,13 @@ from typing import Callable, Optional
 from nvflare.apis.dxo import DXO
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.handshake import HandshakeError, check_answer, make_hello
-from nvflare.app_common.executors.client_api.transfer import INLINE_LIMIT, PULL_TIMEOUT, Delivery, array_bytes
+from nvflare.app_common.executors.client_api.transfer import (
+    INLINE_LIMIT,
+    PULL_TIMEOUT,
+    Delivery,
+    PullingCell,
+    array_bytes,
+)
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import encode_payload, make_reply
@@ -137,7 +143,8 @@ class TrainerPipe(CellPipe):
         self.is_attached = is_attached
         self.gone = Gone()  # the peer is gone: no send waits for it any more
         # No pull of its arrays does either: nvflare would try for 40 minutes, on a thread that all cells share.
-        self.cell.update_fobs_context({FOBSContextKey.ABORT_SIGNAL: self.gone})
+        self._pulling_cell = PullingCell(self.cell)
+        self.cell.update_fobs_context({FOBSContextKey.ABORT_SIGNAL: self.gone, FOBSContextKey.CELL: self._pulling_cell})
         self.on_hello: Optional[Callable[[dict, str], dict]] = None  # answers a HELLO: (hello, sender) -> answer
         self.on_metrics: Optional[Callable[[list], None]] = None  # takes a batch of metrics before it is acknowledged
         self._metrics_lock = threading.Lock()
@@ -271,7 +278,7 @@ class TrainerPipe(CellPipe):
             CellPipe._cells_info.pop(self.cell.get_fqcn(), None)
             CoreCell.ALL_CELLS.pop(self.cell.get_fqcn(), None)
         # It also keeps their ids, and a later cell that has the id of a freed one would not serve downloads.
-        DownloadService._initialized_cells.pop(id(self.cell), None)
+        DownloadService._initialized_cells.pop(id(self._pulling_cell), None)
 
     @staticmethod
     def _to_cell_message(msg: Message, topic: Optional[str] = None) -> CellMessage:

@@ -23,7 +23,9 @@ from typing import Callable
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.backend_spec import TaskAborted, wait_until
-from nvflare.fuel.f3.streaming.download_service import Downloadable, ProduceRC
+from nvflare.fuel.f3.cellnet.cell import Cell
+from nvflare.fuel.f3.message import Message as CellMessage
+from nvflare.fuel.f3.streaming.download_service import Downloadable, ProduceRC, _PropKey
 from nvflare.fuel.f3.streaming.stream_utils import stream_thread_pool
 from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
 from nvflare.fuel.utils.log_utils import get_obj_logger
@@ -105,6 +107,35 @@ class _Ahead:
             future = stream_thread_pool.submit(self._produce, *upcoming)
             self._next = (upcoming, future) if future else (None, None)  # nvflare is shutting down
         return rc, data, new_state
+
+
+class PullingCell:
+    """Stands for a pipe's cell where arrays are pulled: asks for the next chunk while the one before is decoded.
+
+    nvflare's download asks, waits and decodes in turn. What it will ask next is known with the answer: for the state in
+    it. An answer that nobody comes for is dropped with the pipe.
+    """
+
+    def __init__(self, cell: Cell):
+        self._cell = cell
+        self._next = {}  # id of what is pulled -> what will be asked for, and a future of the answer
+
+    def __getattr__(self, name: str):
+        return getattr(self._cell, name)
+
+    def send_request(self, request: CellMessage, **options) -> CellMessage:
+        asked = dict(request.payload)
+        ref_id = asked[_PropKey.REF_ID]
+        expected, future = self._next.pop(ref_id, (None, None))
+        reply = future.result() if asked == expected else self._cell.send_request(request=request, **options)
+        answer = reply.payload
+        if isinstance(answer, dict) and answer.get(_PropKey.STATUS) == ProduceRC.OK:
+            upcoming = {_PropKey.REF_ID: ref_id, _PropKey.STATE: answer[_PropKey.STATE]}
+            request = CellMessage(payload=dict(upcoming))
+            future = stream_thread_pool.submit(self._cell.send_request, request=request, **options)
+            if future:  # else nvflare is shutting down
+                self._next[ref_id] = upcoming, future
+        return reply
 
 
 class Delivery:

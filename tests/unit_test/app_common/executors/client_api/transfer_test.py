@@ -22,8 +22,10 @@ from client_api.cell_harness import warm_up_pools
 
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.transfer import Delivery, Traffic, array_bytes
-from nvflare.app_common.np.np_downloader import ArrayDownloadable
+from nvflare.app_common.executors.client_api.transfer import Delivery, PullingCell, Traffic, array_bytes
+from nvflare.app_common.np.np_downloader import ArrayDownloadable, download_arrays
+from nvflare.fuel.f3.cellnet.defs import ReturnCode
+from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.streaming.download_service import ProduceRC
 from nvflare.fuel.f3.streaming.stream_utils import stream_thread_pool
 from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
@@ -121,3 +123,26 @@ class TestDelivery:
         gone = Signal()
         gone.trigger("gone")
         assert not Delivery([arrays], 800).wait(gone)
+
+
+class Owner:
+    """A cell at whose other end arrays are, without a network in between."""
+
+    def __init__(self, arrays: dict):
+        self.arrays = ArrayDownloadable(arrays, max_chunk_size=1)
+        self.asked = []
+
+    def send_request(self, request, **options):
+        self.asked.append(request.payload.get("state"))
+        status, data, state = self.arrays.produce(self.asked[-1], "receiver")
+        return make_reply(ReturnCode.OK, body={"status": status, "data": data, "state": state})
+
+
+def test_pull_asks_ahead_for_what_it_would_have_asked():
+    arrays = {str(i): np.full(100, i) for i in range(4)}
+    ahead, plain = Owner(arrays), Owner(arrays)
+    for cell in (PullingCell(ahead), plain):
+        error, received = download_arrays("owner", "ref", 10.0, cell)
+        assert error is None and received.keys() == arrays.keys()
+        assert all((received[name] == array).all() for name, array in arrays.items())
+    assert ahead.asked == plain.asked
