@@ -195,9 +195,10 @@ class TrainerPipe(CellPipe):
             return True
         stop = AnySignal(self.gone, abort_signal)
         deadline = None if timeout is None else time.monotonic() + timeout
-        if array_bytes(msg.data) <= INLINE_LIMIT:
+        size = array_bytes(msg.data)
+        if size <= INLINE_LIMIT:
             return self._send_inline(msg, deadline, stop)
-        return self._send_large(msg, timeout, stop)
+        return self._send_large(msg, size, timeout, stop)
 
     def _send_inline(self, msg: Message, deadline: Optional[float], stop: Signal) -> bool:
         request = self._to_cell_message(msg)
@@ -223,7 +224,7 @@ class TrainerPipe(CellPipe):
                 self.gone.wait(RETRY_PAUSE)  # unreachable for now, and the network tells nobody when it is back
         return False
 
-    def _send_large(self, msg: Message, timeout: Optional[float], stop: Signal) -> bool:
+    def _send_large(self, msg: Message, size: float, timeout: Optional[float], stop: Signal) -> bool:
         start = time.monotonic()
         request = self._to_cell_message(msg)
         request.set_header(MessageHeaderKey.MSG_ROOT_ID, msg.msg_id)
@@ -233,7 +234,6 @@ class TrainerPipe(CellPipe):
             request.set_header(MessageHeaderKey.MSG_ROOT_TTL, PULL_TIMEOUT)
         context = self.cell.get_fobs_context({FOBSContextKey.ABORT_SIGNAL: stop, FOBSContextKey.NUM_RECEIVERS: 1})
         encode_payload(request, StreamHeaderKey.PAYLOAD_ENCODING, fobs_ctx=context)
-        size = array_bytes(msg.data)
         delivery = Delivery([downloadable for _, downloadable in context.get("objects", [])], size)
         if is_pulled_by_server:
             self._delivery = delivery

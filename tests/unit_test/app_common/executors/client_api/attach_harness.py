@@ -23,20 +23,22 @@ import threading
 from pathlib import Path
 from typing import Optional
 
-from client_api.external_jobs import assert_works, stats, task_of  # noqa: F401 - of both modes
+from client_api.external_jobs import (  # noqa: F401 - of both modes
+    LARGE,
+    LIMIT,
+    SMALL,
+    TRAINER_SCRIPT,
+    assert_works,
+    stats,
+    task_of,
+)
 
 from nvflare.app_common.executors.client_api.rendezvous import RENDEZVOUS_FILE
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 
 RUNNER = "nvflare.app_common.executors.client_api.attach"
-TRAINER_SCRIPT = Path(__file__).with_name("trainer_script.py")
-SMALL = 4
-# Elements of an array that is too large to travel inside a message.
-LARGE = 512 * 1024
 # A task in whose midst something is to happen: (phase, elements of its array).
 TASK_PHASES = {"receiving": LARGE, "training": SMALL, "sending": LARGE}
-# Seconds that a wait for an event may take.
-LIMIT = 30.0
 SHORT_LEASE = {"heartbeat_interval": 0.2, "heartbeat_timeout": 1.0}
 
 
