@@ -29,6 +29,7 @@ import secrets
 import threading
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Optional
 
 from nvflare.apis.dxo import DXO
@@ -40,7 +41,9 @@ from nvflare.app_common.executors.client_api.transfer import (
     Delivery,
     PullingCell,
     array_bytes,
+    decode_on_arrival,
 )
+from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import encode_payload, make_reply
@@ -63,6 +66,8 @@ ACK_TIMEOUT = 1.0
 RETRY_PAUSE = 0.2
 # Seconds in which the trainer must be connected and answered.
 HANDSHAKE_TIMEOUT = 30.0
+# Threads that take in what arrives at a trainer.
+FRAME_THREADS = 4
 # A message that was sent again is recognised among this many predecessors.
 _REMEMBERED_MESSAGES = 256
 
@@ -135,6 +140,8 @@ class TrainerPipe(CellPipe):
         # Mode is a string enum whose f-string differs between Python versions, so its value is passed on.
         super().__init__(mode, site_name, unique, root_url, secure_mode, workspace)
         self.peer_fqcn = self.peer_fqcn.replace(unique, token) if is_trainer else None
+        if is_trainer:
+            _use_few_threads(self.cell)
         self.secret = secret
         self.challenge = challenge
         self.heartbeat_interval = heartbeat_interval
@@ -144,6 +151,7 @@ class TrainerPipe(CellPipe):
         self.gone = Gone()  # the peer is gone: no send waits for it any more
         # No pull of its arrays does either: nvflare would try for 40 minutes, on a thread that all cells share.
         self._pulling_cell = PullingCell(self.cell)
+        decode_on_arrival(self.cell)
         self.cell.update_fobs_context({FOBSContextKey.ABORT_SIGNAL: self.gone, FOBSContextKey.CELL: self._pulling_cell})
         self.on_hello: Optional[Callable[[dict, str], dict]] = None  # answers a HELLO: (hello, sender) -> answer
         self.on_metrics: Optional[Callable[[list], None]] = None  # takes a batch of metrics before it is acknowledged
@@ -369,6 +377,14 @@ class _ConnectionMonitor(EndpointMonitor):
     def state_change(self, endpoint: Endpoint) -> None:
         if endpoint.state == EndpointState.READY:
             self.connected.set()
+
+
+def _use_few_threads(cell: Cell) -> None:
+    """Bounds the threads that take in what arrives: f3 starts one for each frame that finds none idle, up to 100.
+
+    None of them ever waits in a trainer: a message is put in line for the script, a piece of a stream with the others.
+    """
+    cell.core_cell.communicator.conn_manager.frame_mgr_executor = ThreadPoolExecutor(FRAME_THREADS, "frame_mgr")
 
 
 def _occupy_standard_streams() -> None:
