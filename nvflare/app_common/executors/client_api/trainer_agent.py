@@ -26,6 +26,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import Callable, List, Optional
 
@@ -35,7 +36,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.executors.client_api import transfer
 from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
 from nvflare.app_common.executors.client_api.result_converter import ResultConverter
-from nvflare.app_common.executors.client_api.trainer_pipe import METRICS, TASK, TrainerPipe
+from nvflare.app_common.executors.client_api.trainer_pipe import METRICS, TASK, MessageRefused, TrainerPipe
 from nvflare.client.flare_agent import RC, AgentClosed, CallStateError, Task, _TaskContext
 from nvflare.client.flare_agent_with_fl_model import FlareAgentWithFLModel
 from nvflare.fuel.f3 import communicator
@@ -151,7 +152,8 @@ class TrainerAgent(FlareAgentWithFLModel):
         self._metrics.close()
         if self.pipe.is_attached and not self.asked_to_stop:
             # Nobody watches this process: without a word the job would notice only by the missing heartbeats.
-            self.pipe.send(Message.new_request(Topic.END, reason), GOODBYE_TIMEOUT)
+            with suppress(MessageRefused):  # the job has another trainer now
+                self.pipe.send(Message.new_request(Topic.END, reason), GOODBYE_TIMEOUT)
         self.asked_to_stop = True
         self.pipe_handler.stop(close_pipe=False)
         self.pipe.close()
@@ -189,6 +191,7 @@ class TrainerAgent(FlareAgentWithFLModel):
 
         Raises:
             AgentClosed: the job is gone.
+            MessageRefused: the job cannot use the result, and says why.
         """
         task = self.current_task
         if not task:
@@ -255,7 +258,11 @@ class _MetricsSender:
                 if self._closed:
                     return
                 batch: List[DXO] = list(self._records)[:METRICS_BATCH]
-            sent = self._pipe.send(Message.new_request(METRICS, batch))
+            try:
+                sent = self._pipe.send(Message.new_request(METRICS, batch))
+            except MessageRefused as e:
+                self.logger.warning(f"the job cannot use {len(batch)} log records: {e}")
+                sent = True
             with self._changed:
                 for _ in batch:
                     self._records.popleft()

@@ -45,8 +45,8 @@ from nvflare.app_common.executors.client_api.transfer import (
 )
 from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
-from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
-from nvflare.fuel.f3.cellnet.utils import encode_payload, make_reply
+from nvflare.fuel.f3.cellnet.defs import Encoding, MessageHeaderKey, ReturnCode
+from nvflare.fuel.f3.cellnet.utils import decode_payload, encode_payload, make_reply
 from nvflare.fuel.f3.endpoint import Endpoint, EndpointMonitor, EndpointState
 from nvflare.fuel.f3.message import Message as CellMessage
 from nvflare.fuel.f3.streaming.download_service import DownloadService
@@ -55,6 +55,7 @@ from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.fobs import FOBSContextKey
 from nvflare.fuel.utils.pipe.cell_pipe import CellPipe, _from_cell_message, _to_cell_message
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
+from nvflare.security.logging import secure_format_exception
 
 CHANNEL = "client_api"
 # Topics beside those of nvflare's pipes.
@@ -68,8 +69,14 @@ RETRY_PAUSE = 0.2
 HANDSHAKE_TIMEOUT = 30.0
 # Threads that take in what arrives at a trainer.
 FRAME_THREADS = 4
+# Header of a message: how its payload is encoded.
+_ENCODING = "client_api.encoding"
 # A message that was sent again is recognised among this many predecessors.
 _REMEMBERED_MESSAGES = 256
+
+
+class MessageRefused(Exception):
+    """The peer has a message and cannot use it; says why."""
 
 
 class Gone(Signal):
@@ -193,6 +200,9 @@ class TrainerPipe(CellPipe):
 
         Returns:
             Whether the peer has it.
+
+        Raises:
+            MessageRefused: the peer cannot use it: sent again it would be the same.
         """
         if self.peer_fqcn is None:
             return False
@@ -209,8 +219,7 @@ class TrainerPipe(CellPipe):
         return self._send_large(msg, size, timeout, stop)
 
     def _send_inline(self, msg: Message, deadline: Optional[float], stop: Signal) -> bool:
-        request = self._to_cell_message(msg)
-        encode_payload(request, fobs_ctx=self.cell.get_fobs_context({"native": True}))
+        request = self._encode(msg, MessageHeaderKey.PAYLOAD_ENCODING, self.cell.get_fobs_context({"native": True}))
         while not stop.triggered:
             remaining = ACK_TIMEOUT if deadline is None else min(ACK_TIMEOUT, deadline - time.monotonic())
             if remaining <= 0:
@@ -225,7 +234,7 @@ class TrainerPipe(CellPipe):
                 optional=True,
             )
             rc = reply.get_header(MessageHeaderKey.RETURN_CODE)
-            if rc == ReturnCode.OK:
+            if _is_accepted(reply):
                 return True
             self.logger.debug(f"{msg} was not acknowledged: {rc}")
             if time.monotonic() - started < RETRY_PAUSE:
@@ -234,14 +243,12 @@ class TrainerPipe(CellPipe):
 
     def _send_large(self, msg: Message, size: float, timeout: Optional[float], stop: Signal) -> bool:
         start = time.monotonic()
-        request = self._to_cell_message(msg)
-        request.set_header(MessageHeaderKey.MSG_ROOT_ID, msg.msg_id)
+        headers = {MessageHeaderKey.MSG_ROOT_ID: msg.msg_id}
         is_pulled_by_server = self.pass_through and msg.msg_type == Message.REPLY
         if is_pulled_by_server:
-            request.set_header(MessageHeaderKey.PASS_THROUGH, True)
-            request.set_header(MessageHeaderKey.MSG_ROOT_TTL, PULL_TIMEOUT)
+            headers |= {MessageHeaderKey.PASS_THROUGH: True, MessageHeaderKey.MSG_ROOT_TTL: PULL_TIMEOUT}
         context = self.cell.get_fobs_context({FOBSContextKey.ABORT_SIGNAL: stop, FOBSContextKey.NUM_RECEIVERS: 1})
-        encode_payload(request, StreamHeaderKey.PAYLOAD_ENCODING, fobs_ctx=context)
+        request = self._encode(msg, StreamHeaderKey.PAYLOAD_ENCODING, context, headers)
         delivery = Delivery([downloadable for _, downloadable in context.get("objects", [])], size)
         if is_pulled_by_server:
             self._delivery = delivery
@@ -254,7 +261,7 @@ class TrainerPipe(CellPipe):
             optional=True,
             abort_signal=stop,
         )
-        if reply.get_header(MessageHeaderKey.RETURN_CODE) != ReturnCode.OK:
+        if not _is_accepted(reply):
             return False
         if is_pulled_by_server:
             was_pulled = delivery.wait(self.gone)
@@ -292,6 +299,21 @@ class TrainerPipe(CellPipe):
     def _to_cell_message(msg: Message, topic: Optional[str] = None) -> CellMessage:
         return _to_cell_message(msg, {MessageHeaderKey.TOPIC: topic} if topic else None)
 
+    @staticmethod
+    def _encode(msg: Message, key: str, context: dict, headers: Optional[dict] = None) -> CellMessage:
+        # For the cells these are mere bytes: what they cannot decode they drop, and the sender would wait for nothing.
+        request = _to_cell_message(msg, headers)
+        encode_payload(request, key, fobs_ctx=context)
+        request.set_header(_ENCODING, request.get_header(key))
+        request.set_header(key, Encoding.BYTES)
+        return request
+
+    def _decode(self, request: CellMessage) -> None:
+        is_pulled_later = bool(request.get_header(MessageHeaderKey.PASS_THROUGH))
+        context = self.cell.get_fobs_context({FOBSContextKey.PASS_THROUGH: is_pulled_later})
+        if request.get_header(_ENCODING):
+            decode_payload(request, _ENCODING, fobs_ctx=context)
+
     # The CJ's end
 
     def _receive_message(self, request: CellMessage) -> CellMessage:
@@ -299,7 +321,8 @@ class TrainerPipe(CellPipe):
         topic = request.get_header(MessageHeaderKey.TOPIC)
         if topic == HELLO and self.on_hello:
             return make_reply(ReturnCode.OK, body=self.on_hello(request.payload, sender))
-        fault = "it is not the trainer of this session" if sender != self.peer_fqcn else _find_fault(topic, request)
+        is_stranger = sender != self.peer_fqcn
+        fault = "it is not the trainer of this session" if is_stranger else self._find_fault(topic, request)
         if fault:
             self.logger.warning(f"a message of {sender} was refused: {fault}")
             return make_reply(ReturnCode.INVALID_REQUEST, fault)
@@ -309,6 +332,15 @@ class TrainerPipe(CellPipe):
             self._take_metrics(_from_cell_message(request))
             return make_reply(ReturnCode.OK)
         return super()._receive_message(request)
+
+    def _find_fault(self, topic: str, request: CellMessage) -> str:
+        try:
+            self._decode(request)
+            content = _from_cell_message(request).data
+        except Exception as e:  # of whatever decodes a class that the sender knows
+            return f"it cannot be decoded: {secure_format_exception(e)}"
+        is_content = _CONTENTS.get(topic)
+        return f"malformed {topic}" if is_content and not is_content(content) else ""
 
     def _take_metrics(self, batch: Message) -> None:
         # A batch that had to wait here was sent again meanwhile, and the copy waits for the lock on another thread.
@@ -359,13 +391,11 @@ _CONTENTS = {
 }
 
 
-def _find_fault(topic: str, request: CellMessage) -> str:
-    try:
-        content = _from_cell_message(request).data
-    except (TypeError, ValueError) as e:
-        return f"it is no message of a pipe: {e}"
-    is_content = _CONTENTS.get(topic)
-    return f"malformed {topic}" if is_content and not is_content(content) else ""
+def _is_accepted(reply: CellMessage) -> bool:
+    rc, fault = reply.get_header(MessageHeaderKey.RETURN_CODE), reply.get_header(MessageHeaderKey.ERROR)
+    if rc == ReturnCode.INVALID_REQUEST and fault:
+        raise MessageRefused(fault)
+    return rc == ReturnCode.OK
 
 
 class _ConnectionMonitor(EndpointMonitor):

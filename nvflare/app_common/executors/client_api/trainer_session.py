@@ -38,7 +38,7 @@ from nvflare.app_common.executors.client_api.handshake import (
     without_proof,
 )
 from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
-from nvflare.app_common.executors.client_api.trainer_pipe import DELIVERED, TASK, TrainerPipe
+from nvflare.app_common.executors.client_api.trainer_pipe import DELIVERED, TASK, MessageRefused, TrainerPipe
 from nvflare.app_common.executors.client_api.transfer import Traffic
 from nvflare.app_common.executors.task_exchanger import TaskExchanger
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
@@ -164,7 +164,10 @@ class TrainerSession(TaskExchanger):
 
     def _exchange(self, request: Message, abort_signal: Signal) -> Shareable:
         start = time.monotonic()
-        was_sent = self.pipe.send(request, self.peer_read_timeout, abort_signal)
+        try:
+            was_sent = self.pipe.send(request, self.peer_read_timeout, abort_signal)
+        except MessageRefused as e:
+            raise TrainerError(f"the trainer cannot take the task: {e}") from e
         self._traffic.count_task(request.data, time.monotonic() - start)
         if not was_sent and not abort_signal.triggered:
             with self._changed:

@@ -173,7 +173,7 @@ def decode_on_arrival(cell: Cell) -> None:
 
 
 class _Frames:
-    """Reads a stream that comes in frames as a file. What it returns are bytes of their own: no frame is kept for them."""
+    """Reads a stream that comes in frames as a file. It returns bytes of their own: no frame is kept for them."""
 
     def __init__(self, stream: Stream, frame_size: int):
         self._stream = stream

@@ -48,10 +48,11 @@ from nvflare.app_common.executors.client_api.rendezvous import (
     describe_owner,
     find_ranks_file,
 )
-from nvflare.app_common.executors.client_api.trainer_pipe import DELIVERED, HELLO, METRICS, TASK, TrainerPipe
+from nvflare.app_common.executors.client_api.trainer_pipe import _ENCODING, DELIVERED, HELLO, METRICS, TASK, TrainerPipe
 from nvflare.app_common.executors.client_api.trainer_session import SessionState, TrainerSession
-from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
+from nvflare.fuel.f3.cellnet.defs import Encoding, MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.message import Message as CellMessage
+from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.pipe.cell_pipe import _to_cell_message
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
@@ -217,7 +218,9 @@ class TestSession:
         def say(topic, payload):
             bare = CellMessage(payload=payload)
             wrapped = _to_cell_message(Message.new_reply(TASK, payload, "no such request"))
-            for message in (bare, wrapped):
+            raw = payload if isinstance(payload, bytes) else fobs.dumps(payload)[:-1]
+            undecodable = CellMessage({**wrapped.headers, _ENCODING: Encoding.FOBS}, raw)
+            for message in (bare, wrapped, undecodable):
                 trainer.cell.core_cell.send_request(
                     session.pipe.channel, topic, session.pipe.cell.get_fqcn(), message, timeout=LIMIT
                 )

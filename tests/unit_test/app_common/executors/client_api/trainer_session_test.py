@@ -23,8 +23,8 @@ import sys
 import pytest
 from client_api.backend_contract import GATED_TRAIN
 from client_api.cell_harness import connected_cell
-from client_api.external_jobs import LIMIT, assert_works, bootstrap_path, start, start_fated
-from job_harness import SITE_NAME, make_task, model_of, stop_cell
+from client_api.external_jobs import LARGE, LIMIT, SMALL, assert_works, bootstrap_path, start, start_fated, task_of
+from job_harness import SITE_NAME, assert_failed, make_task, model_of, stop_cell
 
 from nvflare.app_common.executors.client_api.trainer_pipe import CHANNEL, HELLO
 from nvflare.fuel.f3.cellnet.utils import make_reply
@@ -124,6 +124,67 @@ def test_result_for_another_task_is_dropped(job, site_log):
     for count in (1, 2):
         assert_works(job)
         assert len(site_log.find("dropped a result")) == count
+
+
+class Own:
+    """A class that nvflare knows only where an object of it is sent."""
+
+    def __init__(self):
+        self.value = 1
+
+
+# By the message alone, and while its arrays are pulled.
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+class TestUnknownClass:
+    def test_in_a_result(self, job, site_log, size):
+        script = """
+            import nvflare.client as flare
+            from nvflare.fuel.utils import fobs
+
+            class Own:
+                def __init__(self):
+                    self.value = 1
+
+            fobs.register_data_classes(Own)
+            flare.init()
+            while flare.is_running():
+                model = flare.receive()
+                meta = {"own": Own()} if model.current_round == 0 else {}
+                try:
+                    flare.send(flare.FLModel(params={"w": model.params["w"] + 1}, meta=meta))
+                except Exception as error:
+                    raise SystemExit(f"my result: {error}")
+        """
+        start(job, script)
+        assert_failed(job.execute("train", task_of(size)), "my result: it cannot be decoded", "Own")
+        assert len(site_log.find("was refused")) == 1
+
+    def test_in_a_task(self, job, site_log, size):
+        start_fated(job)
+        task = task_of(size)
+        task["own"] = Own()
+        assert_failed(job.execute("train", task), "the trainer cannot take the task", "cannot be decoded", "Own")
+        assert_works(job, size)
+
+
+def test_unknown_class_in_a_log_record(job, site_log):
+    script = """
+        import nvflare.client as flare
+        from nvflare.apis.analytix import AnalyticsDataType
+
+        class Own:
+            def __init__(self):
+                self.value = 1
+
+        flare.init()
+        while flare.is_running():
+            model = flare.receive()
+            flare.log("own", Own(), AnalyticsDataType.PARAMETER)
+            flare.send(flare.FLModel(params={"w": model.params["w"] + 1}))
+    """
+    start(job, script)
+    assert_works(job)
+    assert site_log.find("the job cannot use 1 log records: it cannot be decoded")
 
 
 # Do not wait long for a job that is not there.
