@@ -29,10 +29,10 @@ from nvflare.app_common.executors.client_api.formats import (
     PARAMS_EXCHANGE_FORMAT,
     PARAMS_TRANSFER_TYPE,
     SERVER_EXPECTED_FORMAT,
+    find_format_fault,
 )
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.client.config import ExchangeFormat, TransferType
-from nvflare.client.utils import DIFF_FUNCS
 from nvflare.fuel.utils.constants import FrameworkType
 from nvflare.job_config.api import FedJob
 from nvflare.job_config.defs import JobTargetType
@@ -147,10 +147,9 @@ def _checked_formats(framework, server_expected_format, params_transfer_type) ->
     exchanged = _FORMATS[framework].value
     expected = _value("server_expected_format", server_expected_format, ExchangeFormat)
     transfer_type = _value("params_transfer_type", params_transfer_type, TransferType)
-    if transfer_type == TransferType.DIFF and exchanged not in DIFF_FUNCS:
-        raise ValueError(f"params_transfer_type DIFF is not possible with framework {framework!r}")
-    if expected == ExchangeFormat.PYTORCH and exchanged != expected:
-        raise ValueError(f"server_expected_format pytorch is not possible with framework {framework!r}")
+    fault = find_format_fault(exchanged, expected, transfer_type)
+    if fault:
+        raise ValueError(f"framework {FrameworkType(framework).value}: {fault}")
     return {
         PARAMS_EXCHANGE_FORMAT: exchanged,
         SERVER_EXPECTED_FORMAT: expected,

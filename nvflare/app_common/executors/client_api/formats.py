@@ -48,16 +48,9 @@ def job_formats() -> dict:
     exchanged = _choice(PARAMS_EXCHANGE_FORMAT, ExchangeFormat, ExchangeFormat.NUMPY)
     expected = _choice(SERVER_EXPECTED_FORMAT, ExchangeFormat, ExchangeFormat.NUMPY)
     transfer_type = _choice(PARAMS_TRANSFER_TYPE, TransferType, TransferType.FULL)
-    if transfer_type == TransferType.DIFF and exchanged not in DIFF_FUNCS:
-        raise TrainerError(
-            f"{PARAMS_TRANSFER_TYPE} {transfer_type} is only possible with {PARAMS_EXCHANGE_FORMAT} "
-            f"{' or '.join(key.value for key in DIFF_FUNCS)}, but that is {exchanged}"
-        )
-    if expected == ExchangeFormat.PYTORCH and exchanged != expected:
-        # The trainer's Client API knows tensors only then, and would not get to read the task.
-        raise TrainerError(
-            f"{SERVER_EXPECTED_FORMAT} {expected} needs the same {PARAMS_EXCHANGE_FORMAT}, not {exchanged}"
-        )
+    fault = find_format_fault(exchanged, expected, transfer_type)
+    if fault:
+        raise TrainerError(fault)
     if exchanged == ExchangeFormat.PYTORCH and expected != ExchangeFormat.NUMPY:
         register_tensors()
     if expected not in (exchanged, ExchangeFormat.NUMPY) and ExchangeFormat.RAW not in (exchanged, expected):
@@ -70,6 +63,19 @@ def job_formats() -> dict:
         ConfigKey.SERVER_EXPECTED_FORMAT: expected,
         ConfigKey.TRANSFER_TYPE: transfer_type,
     }
+
+
+def find_format_fault(exchanged: str, expected: str, transfer_type: str) -> str:
+    """Tells why these values of the three keys do not go together; empty if they do."""
+    if transfer_type == TransferType.DIFF and exchanged not in DIFF_FUNCS:
+        return (
+            f"{PARAMS_TRANSFER_TYPE} {transfer_type} is only possible with {PARAMS_EXCHANGE_FORMAT} "
+            f"{' or '.join(key.value for key in DIFF_FUNCS)}, but that is {exchanged}"
+        )
+    if expected == ExchangeFormat.PYTORCH and exchanged != expected:
+        # The trainer's Client API knows tensors only then, and would not get to read the task.
+        return f"{SERVER_EXPECTED_FORMAT} {expected} needs the same {PARAMS_EXCHANGE_FORMAT}, not {exchanged}"
+    return ""
 
 
 def _choice(key: str, choices: Type[Enum], default: Enum) -> str:
