@@ -53,6 +53,7 @@ from nvflare.app_common.executors.client_api.backend_spec import (
     TrainerError,
     clip_cause,
 )
+from nvflare.app_common.executors.client_api.lost_parent import ParentWatch
 from nvflare.app_common.widgets.convert_to_fed_event import FED_EVENT_PREFIX, ConvertToFedEvent
 from nvflare.security.logging import secure_format_exception, secure_format_traceback
 from nvflare.widgets.info_collector import InfoCollector
@@ -131,6 +132,7 @@ class ClientAPIExecutor(Executor):
         self._analytics: Optional[AnalyticsRelay] = None
         self._turn = threading.Lock()  # held by the execute() call whose task the backend works on
         self._stats = {"current_task": "", "tasks_done": 0, "tasks_failed": 0}
+        self._parent_watch: Optional[ParentWatch] = None
 
     def handle_event(self, event_type: str, fl_ctx: FLContext):
         if event_type == EventType.START_RUN:
@@ -139,6 +141,8 @@ class ClientAPIExecutor(Executor):
             # The simulator swaps a site out by ending its process, and fires no END_RUN there.
             self._stop(fl_ctx)
         else:
+            if event_type == EventType.ABOUT_TO_END_RUN:
+                self._tell_of_lost_parent(fl_ctx)
             if self._analytics:
                 self._analytics.forward(event_type, fl_ctx)
             if self._backend:
@@ -214,6 +218,7 @@ class ClientAPIExecutor(Executor):
         return reply
 
     def _start(self, fl_ctx: FLContext) -> None:
+        self._parent_watch = ParentWatch()
         self.set_analytics_fire_fed_event(not self._job_converts_analytics(fl_ctx))
         # A script may log before its first task, so the relay is there before the backend.
         self._analytics = AnalyticsRelay(partial(self._fire_record, fl_ctx.get_engine()))
@@ -229,6 +234,12 @@ class ClientAPIExecutor(Executor):
             self.system_panic(clip_cause(f"{self.name} in mode {self._execution_mode} cannot start: {cause}"), fl_ctx)
             return
         self._backend = backend
+
+    def _tell_of_lost_parent(self, fl_ctx: FLContext) -> None:
+        cause = self._parent_watch.find_fatal_loss(fl_ctx) if self._parent_watch else ""
+        if cause:
+            self.log_error(fl_ctx, cause)
+            self.fire_fed_event(EventType.FATAL_SYSTEM_ERROR, Shareable({"cause": cause}), fl_ctx)
 
     def _check_alone(self, fl_ctx: FLContext) -> None:
         runner = fl_ctx.get_prop(FLContextKey.RUNNER)

@@ -1,0 +1,51 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Tells the server when the process that runs the site is gone, and with it this job's part at the site.
+
+nvflare ends a client job process (CJ) whose parent process is gone, and nobody tells the server. It would find out from
+the parent's missing heartbeats; but a parent that was started again registers anew, and the server drops what it knew
+of it without a word to its jobs, which then wait for this site for ever.
+"""
+
+import os
+
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_def import JobMetaKey, job_from_meta
+
+
+class ParentWatch:
+    def __init__(self):
+        """Remembers who the parent is."""
+        self._parent = os.getppid()
+
+    def find_fatal_loss(self, fl_ctx: FLContext) -> str:
+        """Tells why the job cannot go on without this site, whose parent process is gone; empty if that is not so.
+
+        A job that can do without the site is left to its workflow, as after any other loss.
+        """
+        if os.getppid() == self._parent:
+            return ""
+        site = fl_ctx.get_identity_name()
+        meta = fl_ctx.get_prop(FLContextKey.JOB_META) or {}
+        return f"the parent process of this job at {site} is gone" if _is_needed(site, meta) else ""
+
+
+def _is_needed(site: str, meta: dict) -> bool:
+    """Whether the server would end the job if it knew that the site is lost: by the policy of its own."""
+    job, clients = job_from_meta(meta), meta.get(JobMetaKey.JOB_CLIENTS.value)
+    if not clients:
+        return False  # not known
+    return len(clients) - 1 < max(1, job.min_sites or 0) or site in (job.required_sites or ())
