@@ -35,14 +35,8 @@ from typing import Callable, Optional
 from nvflare.apis.dxo import DXO
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.handshake import HandshakeError, check_answer, make_hello
-from nvflare.app_common.executors.client_api.transfer import (
-    INLINE_LIMIT,
-    PULL_TIMEOUT,
-    Delivery,
-    PullingCell,
-    array_bytes,
-    decode_on_arrival,
-)
+from nvflare.app_common.executors.client_api.pulling import PullingCell, decode_on_arrival
+from nvflare.app_common.executors.client_api.transfer import INLINE_LIMIT, PULL_TIMEOUT, Delivery, array_bytes
 from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from nvflare.fuel.f3.cellnet.defs import Encoding, MessageHeaderKey, ReturnCode

@@ -18,28 +18,14 @@ import math
 import threading
 import time
 from functools import partial
-from io import BytesIO
 from typing import Callable
 
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.backend_spec import TaskAborted, wait_until
-from nvflare.fuel.f3.cellnet.cell import Cell
-from nvflare.fuel.f3.cellnet.defs import CellChannel
-from nvflare.fuel.f3.cellnet.utils import Encoding
-from nvflare.fuel.f3.message import Message as CellMessage
-from nvflare.fuel.f3.streaming.download_service import (
-    OBJ_DOWNLOADER_CHANNEL,
-    OBJ_DOWNLOADER_TOPIC,
-    Downloadable,
-    ProduceRC,
-    _PropKey,
-)
-from nvflare.fuel.f3.streaming.stream_const import StreamHeaderKey
-from nvflare.fuel.f3.streaming.stream_types import Stream, StreamFuture
+from nvflare.fuel.f3.streaming.download_service import Downloadable, ProduceRC
 from nvflare.fuel.f3.streaming.stream_utils import stream_thread_pool
 from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
-from nvflare.fuel.utils.fobs.lobs import load_from_stream
 from nvflare.fuel.utils.log_utils import get_obj_logger
 
 # Arrays of up to this many bytes in all travel inside one message.
@@ -119,77 +105,6 @@ class _Ahead:
             future = stream_thread_pool.submit(self._produce, *upcoming)
             self._next = (upcoming, future) if future else (None, None)  # nvflare is shutting down
         return rc, data, new_state
-
-
-class PullingCell:
-    """Stands for a pipe's cell where arrays are pulled: asks for the next chunk while the one before is decoded.
-
-    nvflare's download asks, waits and decodes in turn. What it will ask next is known with the answer: for the state in
-    it. An answer that nobody comes for is dropped with the pipe.
-    """
-
-    def __init__(self, cell: Cell):
-        self._cell = cell
-        self._next = {}  # id of what is pulled -> what will be asked for, and a future of the answer
-
-    def __getattr__(self, name: str):
-        return getattr(self._cell, name)
-
-    def send_request(self, request: CellMessage, **options) -> CellMessage:
-        asked = dict(request.payload)
-        ref_id = asked[_PropKey.REF_ID]
-        expected, future = self._next.pop(ref_id, (None, None))
-        reply = future.result() if asked == expected else self._cell.send_request(request=request, **options)
-        answer = reply.payload
-        if isinstance(answer, dict) and answer.get(_PropKey.STATUS) == ProduceRC.OK:
-            upcoming = {_PropKey.REF_ID: ref_id, _PropKey.STATE: answer[_PropKey.STATE]}
-            request = CellMessage(payload=dict(upcoming))
-            future = stream_thread_pool.submit(self._cell.send_request, request=request, **options)
-            if future:  # else nvflare is shutting down
-                self._next[ref_id] = upcoming, future
-        return reply
-
-
-def decode_on_arrival(cell: Cell) -> None:
-    """Has the chunks that are pulled over a cell decoded while they arrive.
-
-    nvflare puts the frames of a chunk together, and then copies the whole of it twice more to take it apart.
-    """
-
-    def receive(future: StreamFuture, stream: Stream, resume: bool) -> int:
-        cell._process_reply(future)  # whoever has asked follows the progress from here on
-        try:
-            frames = _Frames(stream, cell.get_chunk_size())
-            if future.headers.pop(StreamHeaderKey.PAYLOAD_ENCODING, None) == Encoding.FOBS:
-                future.set_result(load_from_stream(frames, fobs_ctx=cell.get_fobs_context()))
-            else:
-                future.set_result(None)  # a refusal, which its return code tells
-        except Exception as e:
-            future.set_exception(e)
-        return 0
-
-    topic = f"{OBJ_DOWNLOADER_CHANNEL}:{OBJ_DOWNLOADER_TOPIC}"
-    cell.register_stream_cb(CellChannel.RETURN_ONLY, topic, receive)
-
-
-class _Frames:
-    """Reads a stream that comes in frames as a file. It returns bytes of their own: no frame is kept for them."""
-
-    def __init__(self, stream: Stream, frame_size: int):
-        self._stream = stream
-        self._frame_size = frame_size
-        self._rest = memoryview(b"")
-
-    def read(self, size: int) -> bytes:
-        """Returns so many bytes; fewer only at the end of the stream."""
-        taken = BytesIO()
-        while taken.tell() < size:
-            self._rest = self._rest or memoryview(self._stream.read(self._frame_size))
-            if not self._rest:
-                break
-            count = taken.write(self._rest[: size - taken.tell()])
-            self._rest = self._rest[count:]
-        return taken.getvalue()
 
 
 class Delivery:
