@@ -63,6 +63,10 @@ class Case:
     half: str  # "quick": part of `make test`, too
 
     @property
+    def is_attached(self) -> bool:
+        return self.mode.startswith("attach")
+
+    @property
     def name(self) -> str:
         return f"{self.part} {self.phase} {self.fault} {self.mode}"
 
@@ -115,7 +119,11 @@ def _kill(federation, part, owner, job_id):
 
 
 def _kill_and_start(federation, part, owner, job_id):
-    federation.restart(owner)
+    if part == "trainer":
+        federation.kill(part, owner, job_id)
+        federation.attach_again(owner)
+    else:
+        federation.restart(owner)
 
 
 FAULTS: Dict[str, Fault] = {
@@ -150,7 +158,7 @@ def set_off(
     gate = stage.hold(holder, held, number)
     stage.wait_for(holder, held, number)
     stage.wait_for(victim, reached, number)
-    is_jobless = case.part in JOBLESS or (case.part, case.mode) == ("trainer", "attach")
+    is_jobless = case.part in JOBLESS or case.part == "trainer" and case.is_attached
     target = (federation, case.part, PARTS.get(case.part, victim), "" if is_jobless else job_id)
     fault = FAULTS[case.fault]
     fault.begin(*target)
@@ -234,14 +242,15 @@ class _Run:
 
     def __init__(self, federation: Federation, name: str, mode: str, rounds: int):
         self._federation = federation
-        self._mode = mode
         self._rounds = rounds
         self.stage = Stage(federation.root / name)
+        mode, _, option = mode.partition(", ")
         arguments = HEARTBEAT if mode != "in_process" else {}
         executors = {
-            VICTIM: jobs.executor(mode, self.stage.folder, **arguments),
+            VICTIM: jobs.executor(mode, self.stage.folder, **arguments, **({option: True} if option else {})),
             OTHER: jobs.executor("in_process", self.stage.folder),
         }
+        self._mode = mode
         self._job = jobs.make_job(name, executors, rounds=rounds, size=jobs.LARGE)
         self.status = ""
         self._poc_job: Optional[PocJob] = None

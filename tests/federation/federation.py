@@ -27,6 +27,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 from typing import Callable, Dict, List, Optional
@@ -81,6 +82,7 @@ class Federation(PocFederation):
         super().__init__(root, sites)
         self.workspace = root / "provisioned"
         self.temporary = root / "tmp"
+        self._attached: Dict[str, Callable[[], str]] = {}  # by site: starts its user's trainer
         self._with_relay = with_relay
         self._in_namespaces = may_have_namespaces() if in_namespaces is None else in_namespaces
         self.port, self.relay_port = get_open_ports(2)
@@ -290,11 +292,16 @@ class Federation(PocFederation):
         Returns its key for `output` and `wait_exit`.
         """
         key = f"{site}-attached"
+        self._attached[site] = partial(self.attach, site, script, *args, options=options)
         command = [sys.executable, "-u", "-m", ATTACH, "--workspace", str(self.startup_kit(site)), "--site", site]
         command += [*options, "--wait", str(ATTACH_WAIT), "--", str(script), *args]
         path = {"PATH": os.path.dirname(sys.executable) + os.pathsep + os.defpath}
         self.run_at(site, command, key, folder=self.temporary, env=path)
         return key
+
+    def attach_again(self, site: str) -> str:
+        """Starts another trainer at a site, as the one before was started."""
+        return self._attached[site]()
 
     # Faults
 
