@@ -46,6 +46,7 @@ from nvflare.app_common.executors.client_api.bootstrap import (
     write_bootstrap,
 )
 from nvflare.app_common.executors.client_api.foreign_pipe import foreign_session
+from nvflare.app_common.executors.client_api.job_launcher import LAUNCHER_COMPONENT, JobLauncher
 from nvflare.app_common.executors.client_api.pass_through import PassThrough
 from nvflare.app_common.executors.client_api.rendezvous import RANKS_FILE, RENDEZVOUS_FILE, describe_owner
 from nvflare.app_common.executors.client_api.trainer_pipe import TrainerPipe
@@ -71,6 +72,7 @@ class AttachBackend(ClientAPIBackendSpec):
         self._config = {}  # of the trainer's Client API
         self._fl_ctx: Optional[FLContext] = None
         self._foreign_pipe: Optional[Pipe] = None  # the job's own
+        self._launcher: Optional[JobLauncher] = None  # of the job's own, if it has one
         self._pass_through: Optional[PassThrough] = None
         self._changed = threading.Condition()  # guards the session, the rendezvous file and the fault
         self._session: Optional[TrainerSession] = None  # None while the next one is being opened
@@ -83,6 +85,8 @@ class AttachBackend(ClientAPIBackendSpec):
         self._foreign_pipe = fl_ctx.get_engine().get_component(PIPE_COMPONENT)
         if self._foreign_pipe is not None and not isinstance(self._foreign_pipe, Pipe):
             raise TrainerError(f"component {PIPE_COMPONENT} must be a Pipe, but is a {type(self._foreign_pipe)}")
+        launcher = fl_ctx.get_engine().get_component(LAUNCHER_COMPONENT)
+        self._launcher = JobLauncher(launcher, fl_ctx) if launcher is not None else None
         with ExitStack() as undo:
             undo.callback(self.finalize, fl_ctx)
             # Arrays that travel past the CJ travel once, and over the cellnet: not for a trainer that may be replaced.
@@ -170,7 +174,10 @@ class AttachBackend(ClientAPIBackendSpec):
                 self._session = session
                 self._changed.notify_all()
             undo.pop_all()
-        self.logger.info(f"waiting for a trainer; to start one: {self._command()}")
+        if self._launcher:
+            self._launcher.launch(lambda: session.state is SessionState.WAITING, self._give_up)
+        else:
+            self.logger.info(f"waiting for a trainer; to start one: {self._command()}")
 
     def _make_pipe(self) -> Tuple[Pipe, dict]:
         """Returns the job's end of a new session's pipe, and what a trainer needs to make the other end."""
@@ -226,12 +233,19 @@ class AttachBackend(ClientAPIBackendSpec):
             return
         try:
             self._open_session()
-        except Exception as e:  # the top of a thread; tasks fail with this cause from now on
-            with self._changed:
-                if not self._fault:
-                    self._fault = f"no new rendezvous can be opened: {e}"
-                    self.logger.error(self._fault)
-                self._changed.notify_all()
+        except Exception as e:  # the top of a thread
+            self._give_up(f"no new rendezvous can be opened: {e}")
+
+    def _give_up(self, fault: str) -> None:
+        """Has all tasks fail with this cause from now on."""
+        with self._changed:
+            if not self._fault:
+                self._fault = fault
+                self.logger.error(fault)
+            session = self._session
+            self._changed.notify_all()
+        if session:
+            session.lose(fault)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         if event_type == EventType.AFTER_SEND_TASK_RESULT:
@@ -259,6 +273,8 @@ class AttachBackend(ClientAPIBackendSpec):
         if session:
             session.end("the job ends")
             session.close()
+        if self._launcher:
+            self._launcher.close()
         if self._pass_through:
             self._pass_through.close()
 

@@ -131,6 +131,7 @@ class JobHarness:
         self.engine.cell = self._cell
         with self.engine.new_context() as fl_ctx:
             fl_ctx.set_prop(FLContextKey.WORKSPACE_OBJECT, self.workspace, private=True)
+            fl_ctx.set_prop(FLContextKey.CURRENT_JOB_ID, self.job_id, private=True)
             if runner:
                 fl_ctx.set_prop(FLContextKey.RUNNER, runner, private=True)
         self.fire(EventType.ABOUT_TO_START_RUN)

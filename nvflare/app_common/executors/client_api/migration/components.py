@@ -42,7 +42,8 @@ ATTACH_ADVICE = (
 )
 LAUNCHER_ADVICE = (
     "a launcher of the job's own: if it runs a command, write a SubprocessLauncher with that command as script and "
-    "migrate again; if it hands the trainer to somebody else (a scheduler, a service), " + ATTACH_ADVICE
+    "migrate again; if it hands the trainer to somebody else (a scheduler, a service), give it the id "
+    "client_api_launcher, and " + ATTACH_ADVICE
 )
 
 
