@@ -20,15 +20,13 @@ trainer's process only. Log records are sent in batches by a thread of their own
 """
 
 import logging
-import socket
 import sys
 import threading
 import time
 import weakref
 from collections import deque
 from contextlib import suppress
-from functools import partial
-from typing import Callable, List, Optional
+from typing import List, Optional
 
 from nvflare.apis.dxo import DXO
 from nvflare.apis.fl_constant import FLContextKey
@@ -36,13 +34,10 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.executors.client_api import transfer
 from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
 from nvflare.app_common.executors.client_api.result_converter import ResultConverter
+from nvflare.app_common.executors.client_api.trainer_cell import load_only_tcp_driver
 from nvflare.app_common.executors.client_api.trainer_pipe import METRICS, TASK, MessageRefused, TrainerPipe
 from nvflare.client.flare_agent import RC, AgentClosed, CallStateError, Task, _TaskContext
 from nvflare.client.flare_agent_with_fl_model import FlareAgentWithFLModel
-from nvflare.fuel.f3 import communicator
-from nvflare.fuel.f3.comm_config import CommConfigurator
-from nvflare.fuel.f3.connection import BytesAlike, Connection
-from nvflare.fuel.f3.drivers.tcp_driver import TcpDriver
 from nvflare.fuel.utils.class_loader import load_class
 from nvflare.fuel.utils.log_utils import get_obj_logger
 from nvflare.fuel.utils.pipe.pipe import Message, Pipe, Topic
@@ -75,38 +70,6 @@ def trainer_end(end_class: str, **arguments) -> Pipe:
     if hasattr(api, "FlareAgentWithFLModel"):
         api.FlareAgentWithFLModel = TrainerAgent
     return load_class(end_class)(**arguments)
-
-
-def load_only_tcp_driver(url: str) -> None:
-    """Spares `flare.init()` the import of all of f3's drivers, which takes longer than the rest of it.
-
-    For another kind of URL, or with drivers of the user's, f3 loads all that it has, as ever.
-    """
-    is_tcp = url.partition(":")[0] in TcpDriver.supported_transports()
-    if is_tcp and not communicator.driver_mgr.drivers and not CommConfigurator().get_comm_driver_path(None):
-        communicator.driver_mgr.register(_PromptTcpDriver)
-        communicator.driver_loaded = True
-
-
-class _PromptTcpDriver(TcpDriver):
-    """Has neither end of the trainer's connection wait for acknowledgements.
-
-    nvflare leaves Nagle's algorithm on, which with delayed acknowledgements costs up to 40 ms wherever a small frame
-    follows another, as at the end of each chunk of a model. This end does without it; at the other end, which is not
-    ours, it is harmless when each frame is acknowledged at once. Linux forgets TCP_QUICKACK, so it is set again.
-    """
-
-    def add_connection(self, conn: Connection) -> None:
-        conn.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if hasattr(socket, "TCP_QUICKACK"):
-            conn.read_frame = partial(self._read_frame, conn.sock, conn.read_frame)
-        super().add_connection(conn)
-
-    @staticmethod
-    def _read_frame(sock: socket.socket, read_frame: Callable[[], BytesAlike]) -> BytesAlike:
-        frame = read_frame()
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-        return frame
 
 
 class TrainerAgent(FlareAgentWithFLModel):

@@ -24,24 +24,25 @@ one goes over nvflare's streams, its arrays pulled by the receiver, or, where no
 (`pass_through`), past the CJ between server and trainer.
 """
 
-import os
 import secrets
 import threading
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Optional
 
 from nvflare.apis.dxo import DXO
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.handshake import HandshakeError, check_answer, make_hello
 from nvflare.app_common.executors.client_api.pulling import PullingCell, decode_on_arrival
+from nvflare.app_common.executors.client_api.trainer_cell import (
+    ConnectionMonitor,
+    occupy_standard_streams,
+    use_few_threads,
+)
 from nvflare.app_common.executors.client_api.transfer import INLINE_LIMIT, PULL_TIMEOUT, Delivery, array_bytes
-from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from nvflare.fuel.f3.cellnet.defs import Encoding, MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import decode_payload, encode_payload, make_reply
-from nvflare.fuel.f3.endpoint import Endpoint, EndpointMonitor, EndpointState
 from nvflare.fuel.f3.message import Message as CellMessage
 from nvflare.fuel.f3.streaming.download_service import DownloadService
 from nvflare.fuel.f3.streaming.stream_const import StreamHeaderKey
@@ -61,8 +62,6 @@ ACK_TIMEOUT = 1.0
 RETRY_PAUSE = 0.2
 # Seconds in which the trainer must be connected and answered.
 HANDSHAKE_TIMEOUT = 30.0
-# Threads that take in what arrives at a trainer.
-FRAME_THREADS = 4
 # Header of a message: how its payload is encoded.
 _ENCODING = "client_api.encoding"
 # A message that was sent again is recognised among this many predecessors.
@@ -136,13 +135,13 @@ class TrainerPipe(CellPipe):
         """
         is_trainer = mode == Mode.ACTIVE.value
         if is_trainer:
-            _occupy_standard_streams()
+            occupy_standard_streams()
         unique = f"{token}-{secrets.token_hex(4)}" if is_trainer else token
         # Mode is a string enum whose f-string differs between Python versions, so its value is passed on.
         super().__init__(mode, site_name, unique, root_url, secure_mode, workspace)
         self.peer_fqcn = self.peer_fqcn.replace(unique, token) if is_trainer else None
         if is_trainer:
-            _use_few_threads(self.cell)
+            use_few_threads(self.cell)
         self.secret = secret
         self.challenge = challenge
         self.heartbeat_interval = heartbeat_interval
@@ -178,7 +177,7 @@ class TrainerPipe(CellPipe):
         Raises:
             HandshakeError: not connected within HANDSHAKE_TIMEOUT seconds.
         """
-        monitor = _ConnectionMonitor()
+        monitor = ConnectionMonitor()
         self.cell.core_cell.communicator.register_monitor(monitor)
         super().open(name)
         if not monitor.connected.wait(HANDSHAKE_TIMEOUT):
@@ -390,29 +389,3 @@ def _is_accepted(reply: CellMessage) -> bool:
     if rc == ReturnCode.INVALID_REQUEST and fault:
         raise MessageRefused(fault)
     return rc == ReturnCode.OK
-
-
-class _ConnectionMonitor(EndpointMonitor):
-    """Tells when a cell is connected to the cellnet."""
-
-    def __init__(self):
-        self.connected = threading.Event()
-
-    def state_change(self, endpoint: Endpoint) -> None:
-        if endpoint.state == EndpointState.READY:
-            self.connected.set()
-
-
-def _use_few_threads(cell: Cell) -> None:
-    """Bounds the threads that take in what arrives: f3 starts one for each frame that finds none idle, up to 100.
-
-    None of them ever waits in a trainer: a message is put in line for the script, a piece of a stream with the others.
-    """
-    cell.core_cell.communicator.conn_manager.frame_mgr_executor = ThreadPoolExecutor(FRAME_THREADS, "frame_mgr")
-
-
-def _occupy_standard_streams() -> None:
-    """Has no socket of ours get the number of an output that the script has closed, and then what it prints."""
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(fd)

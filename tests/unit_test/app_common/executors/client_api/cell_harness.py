@@ -30,9 +30,9 @@ from client_api.cell_server import GET_TASK, SERVER, SUBMIT_RESULT
 from job_harness import stop_cell
 
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
+from nvflare.app_common.executors.client_api.trainer_cell import ConnectionMonitor
 from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey, ReturnCode
-from nvflare.fuel.f3.endpoint import Endpoint, EndpointMonitor, EndpointState
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.stream_utils import callback_thread_pool, stream_thread_pool
 from nvflare.fuel.utils.network_utils import get_open_ports
@@ -78,18 +78,9 @@ class Federation:
         self._server.communicate(timeout=LIMIT)
 
 
-class _ConnectionMonitor(EndpointMonitor):
-    def __init__(self):
-        self.connected = threading.Event()
-
-    def state_change(self, endpoint: Endpoint):
-        if endpoint.state == EndpointState.READY:
-            self.connected.set()
-
-
 def connected_cell(fqcn: str, url: str) -> Cell:
     cell = Cell(fqcn, url, secure=False, credentials={}, create_internal_listener=False)
-    monitor = _ConnectionMonitor()
+    monitor = ConnectionMonitor()
     cell.core_cell.communicator.register_monitor(monitor)
     cell.start()
     assert monitor.connected.wait(LIMIT)
