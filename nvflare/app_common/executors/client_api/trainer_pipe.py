@@ -314,6 +314,8 @@ class TrainerPipe(CellPipe):
         topic = request.get_header(MessageHeaderKey.TOPIC)
         if topic == HELLO and self.on_hello:
             return make_reply(ReturnCode.OK, body=self.on_hello(request.payload, sender))
+        if self.mode == Mode.PASSIVE and self.gone.triggered:
+            return make_reply(ReturnCode.INVALID_SESSION)  # acknowledged it would be lost: nobody reads any more
         is_stranger = sender != self.peer_fqcn
         fault = "it is not the trainer of this session" if is_stranger else self._find_fault(topic, request)
         if fault:

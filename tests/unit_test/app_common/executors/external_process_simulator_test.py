@@ -115,18 +115,34 @@ OBSERVER = """
     from nvflare.apis.dxo import from_shareable
     from nvflare.apis.event_type import EventType
     from nvflare.apis.fl_component import FLComponent
-    from nvflare.apis.fl_constant import FLContextKey, ReservedKey
+    from nvflare.apis.fl_constant import FedEventHeader, FLContextKey, ReservedKey
+    from nvflare.widgets.fed_event import ServerFedEventRunner
+
+    class Arrivals(list):
+        '''nvflare's queue of events, whose thread fires them when it comes round to it: what counts is the arrival.'''
+
+        def __init__(self, note):
+            super().__init__()
+            self.note = note
+
+        def append(self, event):
+            self.note(event)
+            super().append(event)
 
     class Observer(FLComponent):
         def __init__(self):
             super().__init__()
             self._steps = {}
 
+        def note(self, event):
+            if event.get_header(FedEventHeader.EVENT_TYPE) == "fed.analytix_log_stats":
+                steps = self._steps.setdefault(event.get_peer_prop(ReservedKey.IDENTITY_NAME, None), [])
+                steps.append(AnalyticsData.from_dxo(from_shareable(event)).step)
+
         def handle_event(self, event_type, fl_ctx):
-            if event_type == "fed.analytix_log_stats":
-                data = fl_ctx.get_prop(FLContextKey.EVENT_DATA)
-                steps = self._steps.setdefault(data.get_peer_prop(ReservedKey.IDENTITY_NAME, None), [])
-                steps.append(AnalyticsData.from_dxo(from_shareable(data)).step)
+            if event_type == EventType.START_RUN:
+                handlers = fl_ctx.get_engine().run_manager.get_handlers()
+                next(h for h in handlers if isinstance(h, ServerFedEventRunner)).in_events = Arrivals(self.note)
             elif event_type == EventType.BEFORE_PROCESS_SUBMISSION:
                 site = fl_ctx.get_peer_context().get_identity_name()
                 dxo = from_shareable(fl_ctx.get_prop(FLContextKey.TASK_RESULT))

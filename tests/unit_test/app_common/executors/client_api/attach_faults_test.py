@@ -123,6 +123,12 @@ class TestHandshake:
         check_answer(self.say_hello(first, hello), first.secret, hello)
         assert "has joined" in self.say_hello(second, hello)["reject"]
 
+    def test_nothing_is_accepted_after_the_loss(self, pipe, job):
+        trainer = pipe()
+        trainer.greet()
+        job.executor._backend._session.pipe.gone.trigger("the trainer is lost")
+        assert not trainer.send(PipeMessage.new_request("METRICS", []), 0.5)
+
     def test_end_from_a_stranger_is_refused(self, pipe, job):
         first, second = pipe(), pipe()
         first.greet()
