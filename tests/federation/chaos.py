@@ -29,7 +29,7 @@ from typing import Callable, Dict, List, Optional
 
 from poc_federation import SERVER, PocJob
 
-from nvflare.fuel.flare_api.api_spec import InternalError, JobTimeout
+from nvflare.fuel.flare_api.api_spec import JobTimeout
 from tests.federation import jobs
 from tests.federation.federation import Federation
 from tests.federation.jobs import Stage
@@ -284,11 +284,7 @@ class _Run:
             self._logs = self._federation.console(session, self._poc_job.job_id)
 
     def _abort(self, session) -> str:
-        try:
-            session.abort_job(self._poc_job.job_id)
-        except InternalError as e:
-            if "not running" not in str(e):
-                raise
+        if not self._federation.abort(session, self._poc_job.job_id):
             self._poc_job.look_for_leftovers()
             return FORGOTTEN
         self._poc_job.finish(session, JOB_LIMIT)

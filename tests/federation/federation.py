@@ -35,6 +35,7 @@ from typing import Callable, Dict, List, Optional
 import yaml
 from poc_federation import ADMIN, SERVER, STOP_TIMEOUT, PocFederation, PocJob, wait_for_end
 
+from nvflare.fuel.flare_api.api_spec import InternalError
 from nvflare.fuel.utils.network_utils import get_open_ports
 from nvflare.job_config.api import FedJob
 from tests.federation.links import HOSTS, RELAY, SERVER_HOST, SiteLink, may_have_namespaces
@@ -135,12 +136,22 @@ class Federation(PocFederation):
         pids = wait_for_end(lambda: [part.pid for part in self.parts()], SHUTDOWN_TIMEOUT)
         return [part for part in self.parts() if part.pid in pids]
 
-    @staticmethod
-    def _abort_jobs(session) -> None:
+    def _abort_jobs(self, session) -> None:
         running = [job["job_id"] for job in session.list_jobs() if not job["status"].startswith("FINISHED")]
         for job_id in running:
+            if self.abort(session, job_id):
+                session.wait_for_job(job_id, timeout=SHUTDOWN_TIMEOUT)
+
+    @staticmethod
+    def abort(session, job_id: str) -> bool:
+        """Aborts a job; tells whether there was one: a server that was restarted has only the status RUNNING of it."""
+        try:
             session.abort_job(job_id)
-            session.wait_for_job(job_id, timeout=SHUTDOWN_TIMEOUT)
+        except InternalError as e:
+            if "not running" not in str(e):
+                raise
+            return False
+        return True
 
     # What the federation is made of
 
