@@ -238,8 +238,13 @@ class ClientAPIExecutor(Executor):
     def _tell_of_lost_parent(self, fl_ctx: FLContext) -> None:
         cause = self._parent_watch.find_fatal_loss(fl_ctx) if self._parent_watch else ""
         if cause:
-            self.log_error(fl_ctx, cause)
-            self.fire_fed_event(EventType.FATAL_SYSTEM_ERROR, Shareable({"cause": cause}), fl_ctx)
+            self.fail_job(cause, fl_ctx)
+
+    def fail_job(self, cause: str, fl_ctx: FLContext) -> None:
+        """Ends the job at the server, where no reply of this site's would."""
+        cause = clip_cause(cause)
+        self.log_error(fl_ctx, cause)
+        self.fire_fed_event(EventType.FATAL_SYSTEM_ERROR, Shareable({"cause": cause}), fl_ctx)
 
     def _check_alone(self, fl_ctx: FLContext) -> None:
         runner = fl_ctx.get_prop(FLContextKey.RUNNER)

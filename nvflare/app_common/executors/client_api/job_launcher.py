@@ -24,9 +24,9 @@ from typing import Callable
 
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
-from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.launcher import Launcher, LauncherRunStatus
 from nvflare.app_common.executors.client_api.backend_spec import TrainerError
+from nvflare.app_common.executors.client_api.trainer_pipe import Gone
 from nvflare.fuel.utils.log_utils import get_obj_logger
 from nvflare.security.logging import secure_format_exception
 
@@ -58,8 +58,7 @@ class JobLauncher:
         self._new_context = fl_ctx.get_engine().new_context
         self._is_initialized = False
         self._turn = threading.Lock()  # one call of the launcher at a time
-        self._stop = Signal()
-        self._stopped = threading.Event()
+        self._stop = Gone()
 
     def launch(self, is_awaited: Callable[[], bool], on_failure: Callable[[str], None]) -> None:
         """Launches a trainer, the one before having been stopped, and watches for failure. Returns at once.
@@ -75,16 +74,16 @@ class JobLauncher:
     def _launch(self, is_awaited: Callable[[], bool], on_failure: Callable[[str], None]) -> None:
         try:
             failure = self._launch_anew()
-            while not failure and is_awaited() and not self._stopped.wait(CHECK_INTERVAL):
+            while not failure and is_awaited() and not self._stop.wait(CHECK_INTERVAL):
                 failure = self._find_failure()
         except Exception as e:  # of the job's own code
             failure = f"failed: {secure_format_exception(e)}"
-        if failure and is_awaited() and not self._stopped.is_set():
+        if failure and is_awaited() and not self._stop.triggered:
             on_failure(f"the job's launcher {type(self._launcher).__name__} ({LAUNCHER_COMPONENT}) {failure}")
 
     def _launch_anew(self) -> str:
         with self._turn, self._new_context() as fl_ctx:
-            if self._stopped.is_set():
+            if self._stop.triggered:
                 return ""
             if self._is_initialized:
                 self._launcher.stop_task(TASK_NAME, fl_ctx, self._stop)
@@ -103,7 +102,6 @@ class JobLauncher:
     def close(self) -> None:
         """Has the launcher stop what it has launched, and waits for that, at most STOP_TIMEOUT seconds."""
         self._stop.trigger("the job ends")
-        self._stopped.set()
         thread = threading.Thread(target=self._finalize, name="client_api_launcher", daemon=True)
         thread.start()
         thread.join(STOP_TIMEOUT)

@@ -22,12 +22,10 @@ inline, so it is switched by the size of the last result: a model comes and goes
 
 import threading
 
-from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.executor import Executor
 from nvflare.apis.fl_constant import FilterKey, FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
-from nvflare.app_common.executors.client_api.backend_spec import clip_cause
 from nvflare.app_common.executors.client_api.trainer_session import TrainerSession
 from nvflare.app_common.executors.client_api.transfer import INLINE_LIMIT, array_bytes
 from nvflare.fuel.f3.cellnet.defs import CellChannel
@@ -60,7 +58,7 @@ class PassThrough:
         if size:
             self._switch(size > INLINE_LIMIT)
 
-    def lose_trainer(self, session: TrainerSession, executor: FLComponent, cause: str) -> None:
+    def lose_trainer(self, session: TrainerSession, executor: Executor, cause: str) -> None:
         """Ends the job at the server if that still waits for arrays that are gone with their trainer. Returns at once.
 
         No reply can tell the server: it has the result, and would ask for the arrays again and again, 600 s each time
@@ -71,14 +69,12 @@ class PassThrough:
             thread.name = "client_api_lost_result"
             thread.start()
 
-    def _fail_job(self, session: TrainerSession, executor: FLComponent, cause: str) -> None:
+    def _fail_job(self, session: TrainerSession, executor: Executor, cause: str) -> None:
         if session.wait_settled(LOST_RESULT_GRACE):
             return
         with self._engine.new_context() as fl_ctx:
             site = fl_ctx.get_identity_name()
-            cause = clip_cause(f"the trainer of {site} was lost while the server pulled its result: {cause}")
-            executor.log_error(fl_ctx, cause)
-            executor.fire_fed_event(EventType.FATAL_SYSTEM_ERROR, Shareable({"cause": cause}), fl_ctx)
+            executor.fail_job(f"the trainer of {site} was lost while the server pulled its result: {cause}", fl_ctx)
 
     def close(self) -> None:
         self._switch(False)

@@ -302,9 +302,9 @@ class TrainerPipe(CellPipe):
         return request
 
     def _decode(self, request: CellMessage) -> None:
-        is_pulled_later = bool(request.get_header(MessageHeaderKey.PASS_THROUGH))
-        context = self.cell.get_fobs_context({FOBSContextKey.PASS_THROUGH: is_pulled_later})
         if request.get_header(_ENCODING):
+            is_pulled_later = bool(request.get_header(MessageHeaderKey.PASS_THROUGH))
+            context = self.cell.get_fobs_context({FOBSContextKey.PASS_THROUGH: is_pulled_later})
             decode_payload(request, _ENCODING, fobs_ctx=context)
 
     # The CJ's end
