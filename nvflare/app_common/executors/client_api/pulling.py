@@ -14,26 +14,14 @@
 
 """Pulls the arrays of a large message over a pipe's cell, with as little waiting and copying as nvflare 2.8 allows.
 
-nvflare's download asks for a chunk, puts its frames together, then copies all of it twice to take it apart, makes the
-arrays, and asks for the next chunk. Here a chunk is taken apart while it arrives, and the next one is on its way while
-the arrays are made.
+nvflare's download asks for a chunk, takes it apart when it is complete (arriving_arrays.py does so earlier), makes the
+arrays, and asks for the next chunk. Here the next one is on its way while the arrays are made.
 """
 
-from io import BytesIO
-
 from nvflare.fuel.f3.cellnet.cell import Cell
-from nvflare.fuel.f3.cellnet.defs import CellChannel, Encoding
 from nvflare.fuel.f3.message import Message as CellMessage
-from nvflare.fuel.f3.streaming.download_service import (
-    OBJ_DOWNLOADER_CHANNEL,
-    OBJ_DOWNLOADER_TOPIC,
-    ProduceRC,
-    _PropKey,
-)
-from nvflare.fuel.f3.streaming.stream_const import StreamHeaderKey
-from nvflare.fuel.f3.streaming.stream_types import Stream, StreamFuture
+from nvflare.fuel.f3.streaming.download_service import ProduceRC, _PropKey
 from nvflare.fuel.f3.streaming.stream_utils import stream_thread_pool
-from nvflare.fuel.utils.fobs.lobs import load_from_stream
 
 
 class PullingCell:
@@ -62,42 +50,3 @@ class PullingCell:
             if future:  # else nvflare is shutting down
                 self._next[ref_id] = upcoming, future
         return reply
-
-
-def decode_on_arrival(cell: Cell) -> None:
-    """Has the chunks that are pulled over a cell taken apart while they arrive."""
-
-    def receive(future: StreamFuture, stream: Stream, resume: bool) -> int:
-        cell._process_reply(future)  # whoever has asked follows the progress from here on
-        try:
-            frames = _Frames(stream, cell.get_chunk_size())
-            if future.headers.pop(StreamHeaderKey.PAYLOAD_ENCODING, None) == Encoding.FOBS:
-                future.set_result(load_from_stream(frames, fobs_ctx=cell.get_fobs_context()))
-            else:
-                future.set_result(None)  # a refusal, which its return code tells
-        except Exception as e:
-            future.set_exception(e)
-        return 0
-
-    topic = f"{OBJ_DOWNLOADER_CHANNEL}:{OBJ_DOWNLOADER_TOPIC}"
-    cell.register_stream_cb(CellChannel.RETURN_ONLY, topic, receive)
-
-
-class _Frames:
-    """Reads a stream that comes in frames as a file. It returns bytes of their own: no frame is kept for them."""
-
-    def __init__(self, stream: Stream, frame_size: int):
-        self._stream = stream
-        self._frame_size = frame_size
-        self._rest = memoryview(b"")
-
-    def read(self, size: int) -> bytes:
-        """Returns so many bytes; fewer only at the end of the stream."""
-        taken = BytesIO()
-        while taken.tell() < size:
-            self._rest = self._rest or memoryview(self._stream.read(self._frame_size))
-            if not self._rest:
-                break
-            count = taken.write(self._rest[: size - taken.tell()])
-            self._rest = self._rest[count:]
-        return taken.getvalue()

@@ -27,6 +27,7 @@ from nvflare.fuel.f3.comm_config import CommConfigurator
 from nvflare.fuel.f3.connection import BytesAlike, Connection
 from nvflare.fuel.f3.drivers.tcp_driver import TcpDriver
 from nvflare.fuel.f3.endpoint import Endpoint, EndpointMonitor, EndpointState
+from nvflare.fuel.f3.streaming.stream_types import StreamFuture
 
 # Threads that take in what arrives.
 FRAME_THREADS = 4
@@ -70,6 +71,22 @@ def use_few_threads(cell: Cell) -> None:
     None of them ever waits in a trainer: a message is put in line for the script, a piece of a stream with the others.
     """
     cell.core_cell.communicator.conn_manager.frame_mgr_executor = ThreadPoolExecutor(FRAME_THREADS, "frame_mgr")
+
+
+def forget_what_was_sent(cell: Cell) -> None:
+    """Frees each chunk of a model as soon as it is sent.
+
+    nvflare's future of a stream and its task refer to each other, and so keep the chunk until Python looks for such
+    circles, which may be rounds later.
+    """
+    send = cell.byte_streamer.send
+
+    def send_and_forget(*args, **kwargs) -> StreamFuture:
+        future = send(*args, **kwargs)
+        future.add_done_callback(setattr, future, "task_handle", None)
+        return future
+
+    cell.byte_streamer.send = send_and_forget
 
 
 def occupy_standard_streams() -> None:

@@ -32,10 +32,12 @@ from typing import Callable, Optional
 
 from nvflare.apis.dxo import DXO
 from nvflare.apis.signal import Signal
+from nvflare.app_common.executors.client_api.arriving_arrays import decode_on_arrival, take_made_arrays
 from nvflare.app_common.executors.client_api.handshake import HandshakeError, check_answer, make_hello
-from nvflare.app_common.executors.client_api.pulling import PullingCell, decode_on_arrival
+from nvflare.app_common.executors.client_api.pulling import PullingCell
 from nvflare.app_common.executors.client_api.trainer_cell import (
     ConnectionMonitor,
+    forget_what_was_sent,
     occupy_standard_streams,
     use_few_threads,
 )
@@ -151,7 +153,8 @@ class TrainerPipe(CellPipe):
         self.gone = Gone()  # the peer is gone: no send waits for it any more
         # No pull of its arrays does either: nvflare would try for 40 minutes, on a thread that all cells share.
         self._pulling_cell = PullingCell(self.cell)
-        decode_on_arrival(self.cell)
+        forget_what_was_sent(self.cell)
+        decode_on_arrival(self.cell, makes_arrays=is_trainer and take_made_arrays())
         self.cell.update_fobs_context({FOBSContextKey.ABORT_SIGNAL: self.gone, FOBSContextKey.CELL: self._pulling_cell})
         self.on_hello: Optional[Callable[[dict, str], dict]] = None  # answers a HELLO: (hello, sender) -> answer
         self.on_metrics: Optional[Callable[[list], None]] = None  # takes a batch of metrics before it is acknowledged
