@@ -37,7 +37,7 @@ RANKED_TRAINER = JOB_FOLDER / "ranked_trainer.py"  # for torchrun
 SCRIPTS = (TRAINER, RANKED_TRAINER, JOB_FOLDER / "model_checksum.py")
 REACH_TIMEOUT = 60.0  # seconds
 SMALL = 4
-LARGE = 512 * 1024  # elements: 2 MB, which do not travel inside a message
+LARGE = 3 * 1024 * 1024  # elements: 12 MB, which do not travel inside a message, nor in the body of one
 
 
 def executor(mode: str, folder: Path, **arguments) -> ClientAPIExecutor:

@@ -36,10 +36,10 @@ STOP_GRACE_PERIOD = 1.0
 # Seconds that a wait for an event may take.
 LIMIT = 30.0
 SMALL = 4
-# Elements of an array that is too large to travel inside a message.
-LARGE = 512 * 1024
-# Elements of one that is too large to travel in the body of the message that it is pulled with.
-HUGE = 3 * 1024 * 1024
+# Elements of an array that is too large to travel inside a message, and of one that is also too large to travel in the
+# body of the message that it is pulled with.
+MEDIUM = 512 * 1024
+LARGE = 3 * 1024 * 1024
 
 
 def external(command: str, **arguments) -> ClientAPIExecutor:

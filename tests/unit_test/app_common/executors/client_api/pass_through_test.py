@@ -22,7 +22,7 @@ import sys
 import numpy as np
 import pytest
 from client_api.cell_harness import NoAnswer, fetch_task, submit_result
-from client_api.external_jobs import HUGE, LARGE, LIMIT, round_trip, runner_with, start_fated, whole_model
+from client_api.external_jobs import LARGE, LIMIT, MEDIUM, round_trip, runner_with, start_fated, whole_model
 from job_harness import assert_failed, model_of
 
 from nvflare.apis.fl_constant import FilterKey, ReturnCode
@@ -55,7 +55,7 @@ class TestFilters:
         ],
         ids=["none", "of_tasks", "of_results"],
     )
-    @pytest.mark.parametrize("size", [LARGE, HUGE])
+    @pytest.mark.parametrize("size", [MEDIUM, LARGE])
     def test_only_a_filter_has_the_job_hold_arrays(self, job, job_cell, filters, task_type, result_type, size):
         start_fated(job, runner=runner_with(**filters))
         task_array, result_array = round_trip(job, job_cell, size)

@@ -20,7 +20,7 @@ import time
 import numpy as np
 import pytest
 from client_api.cell_harness import LIMIT, submit_result
-from client_api.external_jobs import HUGE, whole_model
+from client_api.external_jobs import LARGE, whole_model
 
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.executors.client_api.trainer_cell import forget_what_was_sent
@@ -38,8 +38,8 @@ class TestForgetWhatWasSent:
 
     def test_chunk_is_freed_when_it_is_sent(self, job_cell, no_search_for_circles):
         forget_what_was_sent(job_cell)
-        model = FLModel(params={"w": np.full(HUGE, 4.0, dtype=np.float32)})
-        assert submit_result(job_cell, FLModelUtils.to_shareable(model)) == whole_model(HUGE)
+        model = FLModel(params={"w": np.full(LARGE, 4.0, dtype=np.float32)})
+        assert submit_result(job_cell, FLModelUtils.to_shareable(model)) == whole_model(LARGE)
         deadline = time.monotonic() + LIMIT
         while sent_streams() and time.monotonic() < deadline:
             time.sleep(0.01)  # its thread has yet to come to its end
