@@ -57,9 +57,9 @@ LOG_FORMAT = "%(levelname)s:%(name)s:%(message)s"
 def trainer_end(end_class: str, **arguments) -> Pipe:
     """Returns the trainer's end of the pipe; what the bootstrap file gives `flare.init()` for the pipe's class.
 
-    It also has `flare.init()` use TrainerAgent in this process, which waits for events where nvflare's agent polls. Where
-    a later nvflare lacks the name, its own agent goes on working with the pipe. Beside this only one thing of nvflare's
-    is replaced at run time, the `download` of one object; see `take_made_arrays`.
+    It also has `flare.init()` use TrainerAgent in this process, which waits for events where nvflare's agent polls.
+    Where a later nvflare lacks the name, its own agent goes on working with the pipe. Beside this only one thing of
+    nvflare's is replaced at run time, the `download` of one object; see `take_made_arrays`.
 
     Args:
         end_class: path of the pipe's class.

@@ -20,7 +20,6 @@ it.
 
 import shlex
 import signal
-import sys
 
 import pytest
 from client_api.attach_harness import (
@@ -36,16 +35,14 @@ from client_api.attach_harness import (
     workspace,
 )
 from client_api.backend_contract import FATES, PHASES, TRAIN, BackendContract
+from client_api.process_watch import WITH_PROCESSES
 from job_harness import JOB_ID, SITE_NAME, assert_failed, make_task, model_of
 
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.attach import ExitCode
 
-pytestmark = [
-    pytest.mark.watchdog(60),
-    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
-]
+pytestmark = WITH_PROCESSES
 
 
 @pytest.fixture

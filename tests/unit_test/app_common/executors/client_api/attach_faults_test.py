@@ -20,7 +20,6 @@ Where a trainer with bad manners is needed the test plays it itself, with nvflar
 import json
 import os
 import signal
-import sys
 
 import pytest
 from client_api.attach_harness import (
@@ -36,6 +35,7 @@ from client_api.attach_harness import (
     task_of,
 )
 from client_api.backend_contract import GATED_TRAIN, fateful_script
+from client_api.process_watch import WITH_PROCESSES
 from job_harness import assert_failed, make_task, model_of
 
 from nvflare.apis.fl_constant import FLContextKey, ReturnCode
@@ -48,10 +48,7 @@ from nvflare.fuel.f3.message import Message
 from nvflare.fuel.utils.pipe.pipe import Message as PipeMessage
 from nvflare.fuel.utils.pipe.pipe import Topic
 
-pytestmark = [
-    pytest.mark.watchdog(60),
-    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
-]
+pytestmark = WITH_PROCESSES
 
 
 @pytest.fixture

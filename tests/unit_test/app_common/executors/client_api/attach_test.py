@@ -23,14 +23,12 @@ from pathlib import Path
 import pytest
 from client_api.attach_harness import LIMIT, RUNNER, attach_command, attached, rendezvous, workspace
 from client_api.attach_job import KILLED_JOB
+from client_api.process_watch import WITH_PROCESSES
 from job_harness import assert_failed, make_task, model_of
 
 from nvflare.app_common.executors.client_api.attach import ExitCode
 
-pytestmark = [
-    pytest.mark.watchdog(60),
-    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
-]
+pytestmark = WITH_PROCESSES
 
 LARGE = 512 * 1024
 TRAIN = """

@@ -21,7 +21,6 @@ import errno
 import logging
 import os
 import stat
-import sys
 from concurrent import futures
 from pathlib import Path
 
@@ -37,16 +36,13 @@ from client_api.external_jobs import (
     start_fated,
     stats,
 )
-from client_api.process_watch import MARKER, marked_pids
+from client_api.process_watch import MARKER, WITH_PROCESSES, marked_pids
 from job_harness import JOB_ID, JobHarness, assert_failed, make_task, model_of
 
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 
-pytestmark = [
-    pytest.mark.watchdog(60),
-    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
-]
+pytestmark = WITH_PROCESSES
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@
 
 import os
 import signal
-import sys
 
 import pytest
 from client_api.external_jobs import (
@@ -30,16 +29,13 @@ from client_api.external_jobs import (
     stats,
     task_of,
 )
-from client_api.process_watch import wait_gone
+from client_api.process_watch import WITH_PROCESSES, wait_gone
 from job_harness import assert_failed, make_task
 
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.signal import Signal
 
-pytestmark = [
-    pytest.mark.watchdog(60),
-    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
-]
+pytestmark = WITH_PROCESSES
 
 # A task in whose midst something is to happen: (phase, elements of its array).
 TASK_PHASES = {"launching": SMALL, "receiving": LARGE, "training": SMALL, "sending": LARGE}

@@ -16,10 +16,10 @@
 
 import json
 import signal
-import sys
 
 import pytest
 from client_api.attach_harness import LARGE, SHORT_LEASE, SMALL, assert_works, attached, fated, rendezvous, stats
+from client_api.process_watch import WITH_PROCESSES
 from job_harness import assert_failed, make_task
 
 from nvflare.apis.fl_component import FLComponent
@@ -28,10 +28,7 @@ from nvflare.app_common.executors.client_api.attach_backend import PIPE_COMPONEN
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.pipe.file_pipe import FilePipe
 
-pytestmark = [
-    pytest.mark.watchdog(60),
-    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
-]
+pytestmark = WITH_PROCESSES
 
 
 @pytest.fixture

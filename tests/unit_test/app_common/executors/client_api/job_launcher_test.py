@@ -22,6 +22,7 @@ import threading
 import pytest
 from client_api.attach_harness import RUNNER, SHORT_LEASE, assert_works, attached, workspace
 from client_api.external_jobs import LIMIT, TRAINER_SCRIPT
+from client_api.process_watch import WITH_PROCESSES
 from job_harness import JOB_ID, SITE_NAME, assert_failed, make_task
 
 from nvflare.apis.fl_component import FLComponent
@@ -30,10 +31,7 @@ from nvflare.app_common.executors.client_api import job_launcher
 from nvflare.app_common.executors.client_api.job_launcher import LAUNCHER_COMPONENT
 from nvflare.app_common.launchers.subprocess_launcher import SubprocessLauncher
 
-pytestmark = [
-    pytest.mark.watchdog(60),
-    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
-]
+pytestmark = WITH_PROCESSES
 
 
 @pytest.fixture

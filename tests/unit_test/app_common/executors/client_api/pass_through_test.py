@@ -17,22 +17,18 @@
 What the server has got it tells itself: the type and the bits of what it has pulled.
 """
 
-import sys
-
 import numpy as np
 import pytest
 from client_api.cell_harness import NoAnswer, fetch_task, submit_result
 from client_api.external_jobs import LARGE, LIMIT, MEDIUM, round_trip, runner_with, start_fated, whole_model
+from client_api.process_watch import WITH_PROCESSES
 from job_harness import assert_failed, model_of
 
 from nvflare.apis.fl_constant import FilterKey, ReturnCode
 from nvflare.apis.signal import Signal
 from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
 
-pytestmark = [
-    pytest.mark.watchdog(60),
-    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
-]
+pytestmark = WITH_PROCESSES
 
 # Seconds in which the server is asked to take a result that it cannot get.
 VAIN_LIMIT = 3.0

@@ -16,8 +16,13 @@
 
 import os
 import select
+import sys
+
+import pytest
 
 MARKER = "TRAINER_PROCESS_TEST"
+# The marks of a module whose tests use this.
+WITH_PROCESSES = [pytest.mark.watchdog(60), pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]
 
 
 def marked_pids(marker):

@@ -24,15 +24,13 @@ import pytest
 from client_api.backend_contract import GATED_TRAIN
 from client_api.cell_harness import connected_cell
 from client_api.external_jobs import LARGE, LIMIT, SMALL, assert_works, bootstrap_path, start, start_fated, task_of
+from client_api.process_watch import WITH_PROCESSES
 from job_harness import SITE_NAME, assert_failed, make_task, model_of, stop_cell
 
 from nvflare.app_common.executors.client_api.trainer_pipe import CHANNEL, HELLO
 from nvflare.fuel.f3.cellnet.utils import make_reply
 
-pytestmark = [
-    pytest.mark.watchdog(60),
-    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
-]
+pytestmark = WITH_PROCESSES
 
 
 @pytest.fixture
