@@ -29,8 +29,9 @@ from pathlib import Path
 from model_checksum import RECEIVED, SENT, checksum
 
 import nvflare.client as flare
-from nvflare.app_common.np.np_downloader import ArrayConsumer, ArrayDownloadable
+from nvflare.app_common.np.np_downloader import ArrayConsumer
 from nvflare.client.tracking import SummaryWriter
+from nvflare.fuel.f3.streaming.download_service import DownloadService
 
 FOLDER = Path(sys.argv[1])
 SITE = os.environ.get("NVFLARE_TEST_PARTICIPANT", "")
@@ -96,7 +97,7 @@ def hold_up(transfer: type, step: str, phase: str) -> None:
 def main():
     phases.reach("launching")
     hold_up(ArrayConsumer, "consume_items", "receiving")
-    hold_up(ArrayDownloadable, "produce_item", "sending")
+    hold_up(DownloadService, "_handle_download", "sending")
     flare.init()
     writer = SummaryWriter()
     while flare.is_running():

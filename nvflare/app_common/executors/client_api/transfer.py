@@ -18,7 +18,7 @@ import math
 import threading
 import time
 from functools import partial
-from typing import Callable
+from typing import Callable, Optional
 
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
@@ -90,20 +90,25 @@ class Traffic:
 
 
 class _Ahead:
-    """Produces the next chunk while the one before is on its way; nvflare begins with it when it is asked for."""
+    """Produces each chunk before it is asked for, while the one before is on its way; nvflare begins when it is asked.
+
+    For one receiver: a chunk depends on the state that it is asked for with, and not on who asks.
+    """
 
     def __init__(self, produce: Callable[[dict, str], tuple]):
         self._produce = produce
-        self._next = None, None  # what will be asked for, and a future of the answer
+        self._begin(None)
 
-    def __call__(self, state: dict, requester: str) -> tuple:
-        (expected, future), self._next = self._next, (None, None)
-        asked = state, requester
-        rc, data, new_state = future.result() if asked == expected else self._produce(*asked)
+    def _begin(self, state: Optional[dict]) -> None:
+        self._expected = state
+        self._future = stream_thread_pool.submit(self._produce, state, "")  # None: nvflare is shutting down
+
+    def __call__(self, state: Optional[dict], requester: str) -> tuple:
+        future, self._future = self._future, None
+        is_expected = future and state == self._expected
+        rc, data, new_state = future.result() if is_expected else self._produce(state, requester)
         if rc == ProduceRC.OK:
-            upcoming = new_state, requester
-            future = stream_thread_pool.submit(self._produce, *upcoming)
-            self._next = (upcoming, future) if future else (None, None)  # nvflare is shutting down
+            self._begin(new_state)
         return rc, data, new_state
 
 

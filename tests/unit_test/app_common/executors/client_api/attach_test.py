@@ -43,7 +43,7 @@ TRAIN = """
 HELD_UP = """
     import sys
     import nvflare.client as flare
-    from nvflare.app_common.np.np_downloader import ArrayDownloadable
+    from nvflare.fuel.f3.streaming.download_service import DownloadService
 
     def wait_once(phase):
         if sys.argv[1:] == [phase]:
@@ -51,11 +51,11 @@ HELD_UP = """
             print("now", phase)
             sys.stdin.readline()
 
-    def produce_item(*args, original=ArrayDownloadable.produce_item):
+    def handle_download(request, original=DownloadService._handle_download):
         wait_once("sends")
-        return original(*args)
+        return original(request)
 
-    ArrayDownloadable.produce_item = produce_item
+    DownloadService._handle_download = handle_download
     flare.init()
     print("joined", flare.get_job_id())
     while flare.is_running():

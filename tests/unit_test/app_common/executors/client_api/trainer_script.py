@@ -26,7 +26,8 @@ import threading
 from pathlib import Path
 
 import nvflare.client as flare
-from nvflare.app_common.np.np_downloader import ArrayConsumer, ArrayDownloadable
+from nvflare.app_common.np.np_downloader import ArrayConsumer
+from nvflare.fuel.f3.streaming.download_service import DownloadService
 
 PHASE, FAULT = sys.argv[1:3] if len(sys.argv) > 2 else ("", "")
 MARKER = Path(__file__).with_name("faulted")
@@ -90,7 +91,7 @@ def main():
     if PHASE == "receiving":
         hold_up(ArrayConsumer, "consume_items")
     elif PHASE == "sending":
-        hold_up(ArrayDownloadable, "produce_item")
+        hold_up(DownloadService, "_handle_download")
     print("waits for tasks", flush=True)
     while flare.is_running():
         model = flare.receive()

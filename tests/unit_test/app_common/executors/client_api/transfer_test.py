@@ -93,6 +93,12 @@ class TestDelivery:
         assert delivery.wait(Signal())
         assert arrays.base_obj is None
 
+    def test_first_chunk_is_made_before_it_is_asked_for(self, arrays, monkeypatch):
+        made = threading.Event()
+        monkeypatch.setattr(arrays, "produce_item", lambda index: made.set() or b"chunk")
+        Delivery([arrays], 800)
+        assert made.wait(10)
+
     def test_chunks_are_those_of_nvflare_in_any_order_of_requests(self):
         """The next one is made ahead, but a lost answer is asked for again."""
 
