@@ -30,7 +30,7 @@ from nvflare.fuel.f3.endpoint import Endpoint, EndpointMonitor, EndpointState
 from nvflare.fuel.f3.streaming.stream_types import StreamFuture
 
 # Threads that take in what arrives.
-FRAME_THREADS = 4
+FRAME_THREADS = 3
 
 
 def load_only_tcp_driver(url: str) -> None:
