@@ -47,4 +47,4 @@ class TestForgetWhatWasSent:
 
 
 def sent_streams() -> list:
-    return [thing for thing in gc.get_objects() if isinstance(thing, TxTask)]
+    return [thing for thing in gc.get_objects() if type(thing) is TxTask]
