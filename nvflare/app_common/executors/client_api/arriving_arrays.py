@@ -127,9 +127,6 @@ class _Frames:
         return _Arrays(arrays, size - section.left)
 
     def read_bytes(self, size: int) -> bytes:
-        if self._has_frame() and len(self._rest) >= size:
-            taken, self._rest = self._rest[:size], self._rest[size:]
-            return bytes(taken)
         taken = BytesIO()
         while taken.tell() < size and self._has_frame():
             count = taken.write(self._rest[: size - taken.tell()])

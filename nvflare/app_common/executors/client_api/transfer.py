@@ -100,13 +100,13 @@ class _Ahead:
         self._begin(None)
 
     def _begin(self, state: Optional[dict]) -> None:
-        self._expected = state
-        self._future = stream_thread_pool.submit(self._produce, state, "")  # None: nvflare is shutting down
+        # A pair, so that a request which was sent again on another thread never gets the chunk of another state.
+        self._next = state, stream_thread_pool.submit(self._produce, state, "")
 
     def __call__(self, state: Optional[dict], requester: str) -> tuple:
-        future, self._future = self._future, None
-        is_expected = future and state == self._expected
-        rc, data, new_state = future.result() if is_expected else self._produce(state, requester)
+        (expected, future), self._next = self._next, (None, None)
+        is_made = future and state == expected  # no future: nvflare is shutting down, or it is being asked twice
+        rc, data, new_state = future.result() if is_made else self._produce(state, requester)
         if rc == ProduceRC.OK:
             self._begin(new_state)
         return rc, data, new_state

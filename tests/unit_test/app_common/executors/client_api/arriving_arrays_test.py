@@ -190,12 +190,27 @@ def test_broken_connection_is_told_to_whoever_has_asked():
         future.result()
 
 
-# In the body; in an array's header, content and, in bytes from the end, the directory of its archive.
-@pytest.mark.parametrize("length", [5, 300, 5_000_000, -5])
-def test_end_in_the_middle(length):
-    future = Receiver().arrive(answer_of(ArrayDownloadable({"a": np.zeros(MANY)}, 1)), length)
-    with pytest.raises(StreamError):
-        future.result()
+class TestEndInTheMiddle:
+    def test_of_the_body(self):
+        future = Receiver(100).arrive(make_reply(ReturnCode.OK, body={"data": [b"1" * 1000]}), 500)
+        with pytest.raises(StreamError, match="expect 1010 bytes but got 490"):
+            future.result()
+
+    @pytest.mark.parametrize(
+        "length, fault",
+        [
+            (5, "cannot get 10 header bytes"),
+            (300, "expect 24000264 bytes but got 27"),
+            (400, "EOF: reading array header"),
+            (5_000_000, "EOF: reading array data"),
+            (-5, "expect 24000264 bytes but got 24000259"),
+        ],
+        ids=["length", "archive", "header", "array", "directory"],
+    )
+    def test_of_an_array(self, length, fault):
+        future = Receiver().arrive(answer_of(ArrayDownloadable({"a": np.zeros(MANY)}, 1)), length)
+        with pytest.raises(StreamError, match=fault):
+            future.result()
 
 
 class TestTakeMadeArrays:
