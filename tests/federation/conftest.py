@@ -27,11 +27,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent / "unit_test" / "app_common" / "executors"), str(HERE / "job")]
 
 from tests.federation.federation import Federation  # noqa: E402
-from tests.unit_test.app_common.executors.conftest import (  # noqa: E402, F401
-    pytest_configure,
-    real_stderr,
-    watchdog,
-)
+from tests.unit_test.app_common.executors.conftest import pytest_configure, real_stderr, watchdog  # noqa: E402, F401
 
 
 @pytest.fixture(scope="session")

@@ -39,14 +39,7 @@ from nvflare.fuel.flare_api.api_spec import InternalError
 from nvflare.fuel.utils.network_utils import get_open_ports
 from nvflare.job_config.api import FedJob
 from tests.federation.links import HOSTS, RELAY, SERVER_HOST, SiteLink, may_have_namespaces
-from tests.federation.parts import (
-    FEDERATION_VARIABLE,
-    OWNER_VARIABLE,
-    Inventory,
-    Part,
-    find_parts,
-    take_inventory,
-)
+from tests.federation.parts import FEDERATION_VARIABLE, OWNER_VARIABLE, Inventory, Part, find_parts, take_inventory
 
 HERE = Path(__file__).parent
 PROJECT = "hospital"

@@ -40,10 +40,7 @@ from nvflare.app_common.abstract.fl_model import MetaKey
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.executors.client_api.analytics import AnalyticsRelay
 from nvflare.app_common.executors.client_api.arguments import ALL_EXECUTION_MODES  # noqa: F401
-from nvflare.app_common.executors.client_api.arguments import (
-    ExecutionMode,
-    check_arguments,
-)
+from nvflare.app_common.executors.client_api.arguments import ExecutionMode, check_arguments
 from nvflare.app_common.executors.client_api.backend_spec import (
     ABORT_CHECK_INTERVAL,
     FAILURE_CAUSE_HEADER,

@@ -28,11 +28,7 @@ from nvflare.app_common.decomposers.numpy_decomposers import NumpyArrayDecompose
 from nvflare.app_common.np.np_downloader import ArrayConsumer
 from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.defs import CellChannel, Encoding
-from nvflare.fuel.f3.streaming.download_service import (
-    OBJ_DOWNLOADER_CHANNEL,
-    OBJ_DOWNLOADER_TOPIC,
-    download_object,
-)
+from nvflare.fuel.f3.streaming.download_service import OBJ_DOWNLOADER_CHANNEL, OBJ_DOWNLOADER_TOPIC, download_object
 from nvflare.fuel.f3.streaming.stream_const import StreamHeaderKey
 from nvflare.fuel.f3.streaming.stream_types import Stream, StreamFuture
 from nvflare.fuel.utils import fobs

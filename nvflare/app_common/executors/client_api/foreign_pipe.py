@@ -33,12 +33,7 @@ from typing import Callable, Optional, Tuple
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext, TaskAborted, wait_until
 from nvflare.app_common.executors.client_api.bootstrap import with_pipe
-from nvflare.app_common.executors.client_api.handshake import (
-    HandshakeError,
-    check_answer,
-    make_hello,
-    new_session_keys,
-)
+from nvflare.app_common.executors.client_api.handshake import HandshakeError, check_answer, make_hello, new_session_keys
 from nvflare.app_common.executors.client_api.trainer_pipe import (
     CHANNEL,
     HANDSHAKE_TIMEOUT,

@@ -36,9 +36,7 @@ from nvflare.apis.analytix import AnalyticsDataType
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.fl_model import FLModel
-from nvflare.app_common.executors.client_api.backend_spec import (
-    wait_until,
-)
+from nvflare.app_common.executors.client_api.backend_spec import wait_until
 from nvflare.app_common.executors.client_api.result_converter import ResultConverter
 from nvflare.app_common.executors.task_script_runner import TaskScriptRunner, log_print
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils

@@ -31,12 +31,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.launcher import Launcher, LauncherRunStatus
 from nvflare.app_common.executors.client_api.output_lines import OutputLines, level_of, without_level
-from nvflare.app_common.executors.client_api.process_tree import (
-    OwnedTree,
-    ProcessStatus,
-    TrainerLaunchError,
-    TreeUsage,
-)
+from nvflare.app_common.executors.client_api.process_tree import OwnedTree, ProcessStatus, TrainerLaunchError, TreeUsage
 from nvflare.utils.job_launcher_utils import add_custom_dir_to_path
 
 

@@ -34,11 +34,7 @@ from nvflare.app_common.executors.client_api.backend_spec import (
     TaskAborted,
     TrainerError,
 )
-from nvflare.app_common.executors.client_api_executor import (
-    FED_ANALYTIC_EVENT_TYPE,
-    ClientAPIExecutor,
-    ExecutionMode,
-)
+from nvflare.app_common.executors.client_api_executor import FED_ANALYTIC_EVENT_TYPE, ClientAPIExecutor, ExecutionMode
 from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
 
 IN_PROCESS = ExecutionMode.IN_PROCESS

@@ -27,10 +27,7 @@ from nvflare.apis.workspace import Workspace
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.executors import client_api_executor
 from nvflare.app_common.executors.client_api.arguments import RULES
-from nvflare.app_common.executors.client_api.backend_spec import (
-    ClientAPIBackendContext,
-    ClientAPIBackendSpec,
-)
+from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext, ClientAPIBackendSpec
 from nvflare.app_common.executors.client_api_executor import (
     ALL_EXECUTION_MODES,
     FED_ANALYTIC_EVENT_TYPE,
@@ -187,14 +184,16 @@ class TestSurface:
             context.command = "another"
 
     def test_no_backend_is_loaded_before_the_job_starts(self, run_python):
-        run_python("""
+        run_python(
+            """
             import sys
             from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
             ClientAPIExecutor("in_process", task_script_path="train.py")
             loaded = [name for name in sys.modules if name.endswith("_backend") and "client_api" in name]
             assert not loaded, loaded
             assert "torch" not in sys.modules
-            """)
+            """
+        )
 
 
 class TestValidation:

@@ -26,16 +26,7 @@ from pathlib import Path
 
 import pytest
 from client_api.backend_contract import TRAIN, BackendContract, fateful_script
-from client_api.external_jobs import (
-    LIMIT,
-    assert_works,
-    bootstrap_path,
-    external,
-    pipe_args,
-    start,
-    start_fated,
-    stats,
-)
+from client_api.external_jobs import LIMIT, assert_works, bootstrap_path, external, pipe_args, start, start_fated, stats
 from client_api.process_watch import MARKER, WITH_PROCESSES, marked_pids
 from job_harness import JOB_ID, JobHarness, assert_failed, make_task, model_of
 

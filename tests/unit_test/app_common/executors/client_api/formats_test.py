@@ -328,7 +328,8 @@ class TestWhatIsSent:
 
     def test_tensor_in_a_job_of_arrays_is_named(self, run_python):
         pytest.importorskip("torch")
-        output = run_python("""
+        output = run_python(
+            """
             import torch
             from nvflare.apis.fl_context import FLContext
             from nvflare.app_common.abstract.fl_model import FLModel
@@ -341,7 +342,8 @@ class TestWhatIsSent:
                     ResultConverter(None).process("train", result, FLContext())
                 except ValueError as e:
                     print(e)
-            """)
+            """
+        )
         assert output.count("parameter 'b' is a torch tensor") == 2
         assert output.count("set params_exchange_format to pytorch") == 2
 
