@@ -16,14 +16,16 @@
 
 For compute nodes without a network: with nvflare's FilePipe as the component `client_api_pipe`, job and trainer meet in
 a shared folder. Everything travels as a plain pipe Message then: HELLO and its answer, tasks, results, log records, the
-end. ForeignPipe puts on any Pipe what TrainerSession and TrainerAgent expect of a TrainerPipe. Each session has a pipe
-of its own, made anew from what the component exports, under a name with the session's random token.
+end. ForeignPipe puts on any Pipe what TrainerSession and TrainerAgent expect of a TrainerPipe, the seal on each message
+included: what the pipe carries is two strings of bytes, the seal and what it is on. Each session has a pipe of its own,
+made anew from what the component exports, under a name with the session's random token.
 
 Threads: the session's reader receives; each send that has to be waited for has a thread, because a foreign `send` may
 block until the peer has read, and cannot be woken; one more thread sends answers and heartbeats, and never the reader,
 or two readers would wait for each other.
 """
 
+import copy
 import json
 import threading
 import time
@@ -33,7 +35,15 @@ from typing import Callable, Optional, Tuple
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext, TaskAborted, wait_until
 from nvflare.app_common.executors.client_api.bootstrap import with_pipe
-from nvflare.app_common.executors.client_api.handshake import HandshakeError, check_answer, make_hello, new_session_keys
+from nvflare.app_common.executors.client_api.handshake import (
+    Handshake,
+    HandshakeError,
+    Strangers,
+    new_session_keys,
+    pack,
+    unpack,
+)
+from nvflare.app_common.executors.client_api.seals import SealBroken, SealedChannel, SessionKey
 from nvflare.app_common.executors.client_api.trainer_pipe import (
     CHANNEL,
     HANDSHAKE_TIMEOUT,
@@ -42,6 +52,7 @@ from nvflare.app_common.executors.client_api.trainer_pipe import (
     AnySignal,
     Gone,
 )
+from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.attributes_exportable import ExportMode
 from nvflare.fuel.utils.class_loader import load_class
 from nvflare.fuel.utils.constants import Mode
@@ -120,11 +131,14 @@ class ForeignPipe(Pipe):
         self.is_attached = True
         self.peer_fqcn: Optional[str] = None  # anything once the peer has shown that it knows the secret
         self.gone = Gone()
-        self.on_hello: Optional[Callable[[dict, str], dict]] = None
+        self.on_hello: Optional[Callable[[bytes, str], bytes]] = None
         self.on_metrics: Optional[Callable[[list], None]] = None
+        self.strangers = Strangers(self.logger)
+        self._seals: Optional[SealedChannel] = None  # once the session has its key
         self._pipe: Pipe = load_class(pipe_class)(**pipe_args)
         self._changed = threading.Condition()  # guards all below
-        self._events = deque()  # of this process, and messages that came during the handshake
+        self._events = deque()  # of this process
+        self._early = deque()  # messages that came during the handshake
         self._outbox = deque()  # answers
         self._is_closed = False
         self._has_peer_left = False
@@ -138,15 +152,15 @@ class ForeignPipe(Pipe):
 
     def send(self, msg: Message, timeout: Optional[float] = None, abort_signal: Optional[Signal] = None) -> bool:
         """Sends a message and waits until the peer has it; see TrainerPipe.send."""
-        if self.peer_fqcn is None:
+        if self._seals is None:
             return False
         if msg.topic == Topic.HEARTBEAT:
             return True  # has a thread of its own
         stop = AnySignal(self.gone, abort_signal)
-        outcome = []
+        outcome, sealed = [], self._seal(msg)
 
         def transfer():
-            is_sent = self._put(msg, timeout)
+            is_sent = self._put(sealed, timeout)
             with self._changed:
                 outcome.append(is_sent)
                 self._changed.notify_all()
@@ -168,7 +182,7 @@ class ForeignPipe(Pipe):
             if self._events:
                 return self._events.popleft()
             remaining = READ_SLICE if deadline is None else deadline - time.monotonic()
-            msg = self._read(min(READ_SLICE, max(remaining, 0.001)))
+            msg = self._early.popleft() if self._early else self._read(min(READ_SLICE, max(remaining, 0.001)))
             if msg:
                 return self._take(msg)
             if remaining <= 0:
@@ -179,25 +193,35 @@ class ForeignPipe(Pipe):
         """Puts an event of this process in line."""
         self._events.append(Message.new_request(topic, data))
 
+    def bind(self, peer: str, key: SessionKey) -> None:
+        """Has the pipe take messages of this session only."""
+        self.peer_fqcn = peer
+        self._seals = key.channel("messages", is_trainer=self.mode == Mode.ACTIVE)
+
+    def handshake_with(self, trainer: str) -> Handshake:
+        """Returns the handshake of the two ends, which have no names but the pipe's."""
+        return Handshake(self.secret, self.challenge, self.channel, self.channel)
+
     def greet(self) -> None:
         """Joins the session; see TrainerPipe.greet."""
         deadline = time.monotonic() + HANDSHAKE_TIMEOUT
-        hello = Message.new_request(HELLO, make_hello(self.secret, self.challenge))
+        handshake = self.handshake_with("")
+        words = handshake.hello()
+        hello = Message.new_request(HELLO, [b"", pack(words)])
         answer = self._put(hello, HANDSHAKE_TIMEOUT) and self._read_answer(hello, deadline)
         if not answer:
             raise HandshakeError(f"no answer from the job in {HANDSHAKE_TIMEOUT} s")
-        check_answer(answer.data, self.secret, hello.data)
-        self._last_heard, self.peer_fqcn = time.time(), "the job"
+        handshake.check_answer(unpack(_halves(answer)[1]), words)
+        self._last_heard = time.time()
+        self.bind("the job", handshake.key(words))
 
     def _read_answer(self, hello: Message, deadline: float) -> Optional[Message]:
-        early = deque()
         while time.monotonic() < deadline and not self.gone.triggered:
             msg = self._read(READ_SLICE)
             if msg and msg.topic == HELLO and msg.req_id == hello.msg_id:
-                self._events.extendleft(reversed(early))
                 return msg
             if msg and msg.topic != HELLO:
-                early.append(msg)  # a task may overtake the answer
+                self._early.append(msg)  # a task may overtake the answer
         return None
 
     def get_last_peer_active_time(self) -> float:
@@ -226,10 +250,14 @@ class ForeignPipe(Pipe):
     def _take(self, msg: Message) -> Optional[Message]:
         if msg.topic == HELLO:
             if self.on_hello:
-                self._answer(Message.new_reply(HELLO, self.on_hello(msg.data, f"{msg.msg_id}"), msg.msg_id))
+                answer = self.on_hello(_halves(msg)[1], f"the sender of {msg.msg_id}")
+                self._answer(Message.new_reply(HELLO, [b"", answer], msg.msg_id))
             return None
-        if self.peer_fqcn is None and msg.topic != Topic.PEER_GONE:
-            self.logger.warning(f"a message was refused, its sender has not joined the session: {msg}")
+        try:
+            if not self._open(msg):
+                return None  # it was here before
+        except SealBroken as e:
+            self.strangers.refuse(f"a message {msg}: {e}")
             return None
         self._last_heard = time.time()
         if msg.topic == METRICS and self.on_metrics:
@@ -241,7 +269,7 @@ class ForeignPipe(Pipe):
                 self._changed.notify_all()
             return None
         if msg.topic == Topic.END and not self.on_hello:
-            self._put(Message.new_request(BYE, ""), BYE_TIMEOUT)
+            self._put(self._seal(Message.new_request(BYE, "")), BYE_TIMEOUT)
         return msg
 
     def _answer(self, msg: Message) -> None:
@@ -259,10 +287,33 @@ class ForeignPipe(Pipe):
                 msg = self._outbox.popleft() if self._outbox else None
             if msg is None:
                 next_beat = time.monotonic() + self.heartbeat_interval
-                if self.peer_fqcn is None:
+                if self._seals is None:
                     continue
-                msg = Message.new_request(Topic.HEARTBEAT, "")
+                msg = self._seal(Message.new_request(Topic.HEARTBEAT, ""))
             self._put(msg, self.heartbeat_timeout)
+
+    def _seal(self, msg: Message) -> Message:
+        payload = fobs.dumps(msg.data, fobs_ctx={"native": True})
+        sealed = copy.copy(msg)
+        sealed.data = [self._seals.seal(_head_of(msg), payload), payload]
+        return sealed
+
+    def _open(self, msg: Message) -> bool:
+        """Unpacks a message if it is of the peer, and tells whether it is new.
+
+        Raises:
+            SealBroken: it is not of the peer.
+        """
+        if self._seals is None:
+            raise SealBroken("nobody has joined this session")
+        seal, payload = _halves(msg)
+        is_new = self._seals.check(seal, _head_of(msg), payload)
+        try:
+            msg.data = fobs.loads(payload)
+        except Exception as e:  # of whatever decodes a class that the sender knows
+            self._note_failure(e)
+            return False
+        return is_new
 
     # The border to the foreign pipe, which may raise whatever it likes
 
@@ -287,3 +338,14 @@ class ForeignPipe(Pipe):
             cause = f"the pipe has failed: {secure_format_exception(error)}"
             self.gone.trigger(cause)
         self.post(Topic.PEER_GONE, cause)
+
+
+def _head_of(msg: Message) -> bytes:
+    return repr((msg.topic, msg.msg_type, msg.msg_id, msg.req_id)).encode()
+
+
+def _halves(msg: Message) -> tuple:
+    """Returns the seal and the payload that came as a message's data, or twice None."""
+    data = msg.data
+    is_sealed = isinstance(data, list) and [type(half) for half in data] == [bytes, bytes]
+    return tuple(data) if is_sealed else (None, None)

@@ -14,8 +14,11 @@
 
 """How trainer and job prove to each other that they know the session's secret, which is only in the bootstrap file.
 
-The trainer's HELLO carries an HMAC over all that it tells and over the CJ's challenge; the CJ's answer carries one over
-the trainer's nonce. The secret itself never travels.
+The trainer's HELLO carries an HMAC over all that it tells, over the CJ's challenge and over the names of both ends; the
+CJ's answer carries one over the trainer's nonce. The secret itself never travels. Both sides derive the key of the
+session from it (see seals.py), so that each message from then on shows who has sent it.
+
+What is said before a proof is JSON in a few bytes, flat, of plain types, and nothing else is unpacked.
 """
 
 import hashlib
@@ -24,10 +27,22 @@ import json
 import os
 import secrets
 import socket
+import threading
+import time
+from dataclasses import dataclass
+from logging import Logger
+from typing import Callable, Optional
 
 import nvflare
+from nvflare.app_common.executors.client_api.seals import SessionKey
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+# Bytes that either side may say before a proof, and characters in each text of it.
+MAX_BYTES = 4096
+MAX_TEXT = 256
+# So many strangers are logged one by one, and from then on one line tells of all in so many seconds.
+STRANGERS_LOGGED = 5
+STRANGERS_INTERVAL = 10.0
 
 _HELLO_TYPES = {"protocol": int, "nonce": str, "rank": str, "pid": int, "host": str, "nvflare": str, "proof": str}
 
@@ -41,56 +56,109 @@ def new_session_keys() -> dict:
     return {name: secrets.token_hex(16) for name in ("token", "secret", "challenge")}
 
 
-def proof(secret: str, *parts) -> str:
-    """Returns the HMAC-SHA256 (hex) of the parts, which shows that its maker knows the secret."""
-    return hmac.new(secret.encode(), json.dumps(parts, sort_keys=True).encode(), hashlib.sha256).hexdigest()
+def pack(words: dict) -> bytes:
+    return json.dumps(words).encode()
 
 
-def is_proof(candidate, secret: str, *parts) -> bool:
-    return isinstance(candidate, str) and hmac.compare_digest(
-        candidate.encode(errors="surrogatepass"), proof(secret, *parts).encode()
-    )
+def unpack(data) -> Optional[dict]:
+    """Returns what the other side says, as nobody in particular yet; None if that is nothing that it might say."""
+    if not isinstance(data, (bytes, bytearray, memoryview)) or len(data) > MAX_BYTES:
+        return None
+    try:
+        words = json.loads(bytes(data).decode())
+    except (ValueError, RecursionError):
+        return None
+    return words if isinstance(words, dict) else None
 
 
-def make_hello(secret: str, challenge: str) -> dict:
-    """Returns the HELLO of this process for the session that set the challenge."""
-    hello = {
-        "protocol": PROTOCOL_VERSION,
-        "nonce": secrets.token_hex(16),
-        "rank": os.environ.get("RANK", "0"),
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "nvflare": nvflare.__version__,
-    }
-    return {**hello, "proof": proof(secret, hello, challenge)}
+def printable(text) -> str:
+    """Returns a text that comes from outside in a form that is one line in a log, and not a long one."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(text)[:MAX_TEXT])
 
 
-def find_hello_fault(hello, secret: str, challenge: str) -> str:
-    """Returns why a HELLO is not acceptable, or "" if it is: made by somebody who knows the secret."""
-    if not isinstance(hello, dict) or hello.get("protocol") != PROTOCOL_VERSION:
-        return f"this job speaks protocol {PROTOCOL_VERSION}, the trainer does not"
-    if {name: type(value) for name, value in hello.items()} != _HELLO_TYPES:
-        return "malformed HELLO"
-    if not is_proof(hello.get("proof"), secret, without_proof(hello), challenge):
-        return "wrong proof: the trainer does not know the session's secret"
-    return ""
+@dataclass(frozen=True)
+class Handshake:
+    """Between the two ends of one session."""
+
+    secret: str
+    challenge: str  # the CJ's nonce
+    job_end: str  # names of both ends, such as their cells'
+    trainer_end: str
+
+    def hello(self) -> dict:
+        """Returns the HELLO of this process."""
+        hello = {
+            "protocol": PROTOCOL_VERSION,
+            "nonce": secrets.token_hex(16),
+            "rank": os.environ.get("RANK", "0"),
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "nvflare": nvflare.__version__,
+        }
+        return {**hello, "proof": self._proof("hello", hello)}
+
+    def find_fault(self, hello: Optional[dict]) -> str:
+        """Returns why a HELLO is not acceptable, or "" if it is: made by somebody who knows the secret."""
+        if hello is None or hello.get("protocol") != PROTOCOL_VERSION:
+            return f"this job speaks protocol {PROTOCOL_VERSION}, the trainer does not"
+        if {name: type(value) for name, value in hello.items()} != _HELLO_TYPES:
+            return "malformed HELLO"
+        if not all(len(value) <= MAX_TEXT and value.isprintable() for value in hello.values() if type(value) is str):
+            return "malformed HELLO"
+        if not self._is_proof(hello["proof"], "hello", without_proof(hello)):
+            return "wrong proof: the trainer does not know the session's secret, or this was said by another one"
+        return ""
+
+    def welcome(self, hello: dict) -> dict:
+        return {"proof": self._proof("welcome", without_proof(hello))}
+
+    def check_answer(self, answer: Optional[dict], hello: dict) -> None:
+        """Checks what the CJ answered to a HELLO.
+
+        Raises:
+            HandshakeError: the trainer was rejected, or the answer is not from the CJ that made the session.
+        """
+        if answer is not None and "reject" in answer:
+            raise HandshakeError(f"the job rejected this trainer: {printable(answer['reject'])}")
+        if answer is None or not self._is_proof(answer.get("proof"), "welcome", without_proof(hello)):
+            raise HandshakeError("the answer came from somebody who does not know the session's secret")
+
+    def key(self, hello: dict) -> SessionKey:
+        """Returns the key of the session that this HELLO has begun."""
+        return SessionKey(self.secret, self.challenge, hello["nonce"], self.job_end, self.trainer_end)
+
+    def _proof(self, kind: str, words: dict) -> str:
+        parts = json.dumps([kind, words, self.challenge, self.job_end, self.trainer_end], sort_keys=True)
+        return hmac.new(self.secret.encode(), parts.encode(), hashlib.sha256).hexdigest()
+
+    def _is_proof(self, candidate, kind: str, words: dict) -> bool:
+        expected = self._proof(kind, words).encode()
+        return isinstance(candidate, str) and hmac.compare_digest(candidate.encode(errors="surrogatepass"), expected)
 
 
 def without_proof(hello: dict) -> dict:
     return {name: value for name, value in hello.items() if name != "proof"}
 
 
-def make_welcome(secret: str, hello: dict) -> dict:
-    return {"proof": proof(secret, "welcome", hello["nonce"])}
+class Strangers:
+    """Counts whoever is refused at one end of a session, and logs that at a bounded rate."""
 
+    def __init__(self, logger: Logger, clock: Callable[[], float] = time.monotonic):
+        self.count = 0
+        self._logger = logger
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._told = 0
+        self._next_word = -float("inf")  # once a few have been told one by one
 
-def check_answer(answer, secret: str, hello: dict) -> None:
-    """Checks what the CJ answered to a HELLO.
-
-    Raises:
-        HandshakeError: the trainer was rejected, or the answer is not from the CJ that made the session.
-    """
-    if isinstance(answer, dict) and "reject" in answer:
-        raise HandshakeError(f"the job rejected this trainer: {answer['reject']}")
-    if not isinstance(answer, dict) or not is_proof(answer.get("proof"), secret, "welcome", hello["nonce"]):
-        raise HandshakeError("the answer came from somebody who does not know the session's secret")
+    def refuse(self, what: str) -> None:
+        """Notes what was refused, and why."""
+        with self._lock:
+            self.count += 1
+            now = self._clock()
+            if self.count > STRANGERS_LOGGED and now < self._next_word:
+                return
+            untold, self._told = self.count - self._told - 1, self.count
+            self._next_word = now + STRANGERS_INTERVAL
+        others = f" (and {untold} others since the last line)" if untold else ""
+        self._logger.warning(f"refused {printable(what)}{others}")

@@ -15,9 +15,9 @@
 """The pipe between the client job process (CJ) and a trainer.
 
 A session has one TrainerPipe at the CJ (passive) and one in the trainer (active), each on a cell of its own. The
-trainer proves with HELLO that it knows the session's secret, the CJ with its answer that it does, too; from then on the
-CJ's end accepts messages from this one trainer. The name of the trainer's cell is unique per process, so a second
-claimant cannot disturb the first.
+trainer proves with HELLO that it knows the session's secret, the CJ with its answer that it does, too; from then on
+each message and each answer carries a seal (see seals.py), which is checked before anything is decoded. The name of the
+trainer's cell is unique per process, so a second claimant cannot disturb the first.
 
 How a message travels is decided here alone. A small one is one inline message and its reply on the core cell; a large
 one goes over nvflare's streams, its arrays pulled by the receiver, or, where no filter has to see them at the CJ
@@ -27,14 +27,14 @@ one goes over nvflare's streams, its arrays pulled by the receiver, or, where no
 import secrets
 import threading
 import time
-from collections import deque
-from typing import Callable, Optional
+from typing import Callable, Optional, Tuple
 
 from nvflare.apis.dxo import DXO
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.arriving_arrays import decode_on_arrival, take_made_arrays
-from nvflare.app_common.executors.client_api.handshake import HandshakeError, check_answer, make_hello
+from nvflare.app_common.executors.client_api.handshake import Handshake, HandshakeError, Strangers, pack, unpack
 from nvflare.app_common.executors.client_api.pulling import PullingCell
+from nvflare.app_common.executors.client_api.seals import SealBroken, SealedChannel, SessionKey
 from nvflare.app_common.executors.client_api.trainer_cell import (
     ConnectionMonitor,
     forget_what_was_sent,
@@ -50,7 +50,14 @@ from nvflare.fuel.f3.streaming.download_service import DownloadService
 from nvflare.fuel.f3.streaming.stream_const import StreamHeaderKey
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.fobs import FOBSContextKey
-from nvflare.fuel.utils.pipe.cell_pipe import CellPipe, _from_cell_message, _to_cell_message
+from nvflare.fuel.utils.pipe.cell_pipe import (
+    _HEADER_MSG_ID,
+    _HEADER_MSG_TYPE,
+    _HEADER_REQ_ID,
+    CellPipe,
+    _from_cell_message,
+    _to_cell_message,
+)
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
 from nvflare.security.logging import secure_format_exception
 
@@ -64,10 +71,10 @@ ACK_TIMEOUT = 1.0
 RETRY_PAUSE = 0.2
 # Seconds in which the trainer must be connected and answered.
 HANDSHAKE_TIMEOUT = 30.0
-# Header of a message: how its payload is encoded.
-_ENCODING = "client_api.encoding"
-# A message that was sent again is recognised among this many predecessors.
-_REMEMBERED_MESSAGES = 256
+# Headers of a message: how its payload is encoded, and what shows that the peer has sent it; an answer has the latter.
+ENCODING, SEAL = "client_api.encoding", "client_api.seal"
+# What decides, beside the topic and the payload, what a message does.
+_SEALED_HEADERS = (ENCODING, MessageHeaderKey.PASS_THROUGH, _HEADER_MSG_TYPE, _HEADER_MSG_ID, _HEADER_REQ_ID)
 
 
 class MessageRefused(Exception):
@@ -156,12 +163,13 @@ class TrainerPipe(CellPipe):
         forget_what_was_sent(self.cell)
         decode_on_arrival(self.cell, makes_arrays=is_trainer and take_made_arrays())
         self.cell.update_fobs_context({FOBSContextKey.ABORT_SIGNAL: self.gone, FOBSContextKey.CELL: self._pulling_cell})
-        self.on_hello: Optional[Callable[[dict, str], dict]] = None  # answers a HELLO: (hello, sender) -> answer
+        self.on_hello: Optional[Callable[[bytes, str], bytes]] = None  # answers a HELLO: (hello, sender) -> answer
         self.on_metrics: Optional[Callable[[list], None]] = None  # takes a batch of metrics before it is acknowledged
         self._metrics_lock = threading.Lock()
         self._last_batch = ""  # id of the batch of metrics that was taken last
         self._delivery: Optional[Delivery] = None  # of the result that the server is pulling
-        self._seen = deque(maxlen=_REMEMBERED_MESSAGES)
+        self.strangers = Strangers(self.logger)
+        self._seals: Optional[SealedChannel] = None  # once the session has its key
 
     @property
     def pass_through_on_send(self) -> bool:
@@ -200,12 +208,11 @@ class TrainerPipe(CellPipe):
         Raises:
             MessageRefused: the peer cannot use it: sent again it would be the same.
         """
-        if self.peer_fqcn is None:
+        if self._seals is None:
             return False
         if msg.topic == Topic.HEARTBEAT:
-            self.cell.core_cell.fire_and_forget(
-                self.channel, msg.topic, self.peer_fqcn, self._to_cell_message(msg), optional=True
-            )
+            request, _ = self._encode(msg, MessageHeaderKey.PAYLOAD_ENCODING, self.cell.get_fobs_context())
+            self.cell.core_cell.fire_and_forget(self.channel, msg.topic, self.peer_fqcn, request, optional=True)
             return True
         stop = AnySignal(self.gone, abort_signal)
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -215,7 +222,8 @@ class TrainerPipe(CellPipe):
         return self._send_large(msg, size, timeout, stop)
 
     def _send_inline(self, msg: Message, deadline: Optional[float], stop: Signal) -> bool:
-        request = self._encode(msg, MessageHeaderKey.PAYLOAD_ENCODING, self.cell.get_fobs_context({"native": True}))
+        context = self.cell.get_fobs_context({"native": True})
+        request, seal = self._encode(msg, MessageHeaderKey.PAYLOAD_ENCODING, context)
         while not stop.triggered:
             remaining = ACK_TIMEOUT if deadline is None else min(ACK_TIMEOUT, deadline - time.monotonic())
             if remaining <= 0:
@@ -229,10 +237,9 @@ class TrainerPipe(CellPipe):
                 timeout=remaining,
                 optional=True,
             )
-            rc = reply.get_header(MessageHeaderKey.RETURN_CODE)
-            if _is_accepted(reply):
+            if self._is_accepted(reply, seal):
                 return True
-            self.logger.debug(f"{msg} was not acknowledged: {rc}")
+            self.logger.debug(f"{msg} was not acknowledged: {reply.get_header(MessageHeaderKey.RETURN_CODE)}")
             if time.monotonic() - started < RETRY_PAUSE:
                 self.gone.wait(RETRY_PAUSE)  # unreachable for now, and the network tells nobody when it is back
         return False
@@ -244,7 +251,7 @@ class TrainerPipe(CellPipe):
         if is_pulled_by_server:
             headers |= {MessageHeaderKey.PASS_THROUGH: True, MessageHeaderKey.MSG_ROOT_TTL: PULL_TIMEOUT}
         context = self.cell.get_fobs_context({FOBSContextKey.ABORT_SIGNAL: stop, FOBSContextKey.NUM_RECEIVERS: 1})
-        request = self._encode(msg, StreamHeaderKey.PAYLOAD_ENCODING, context, headers)
+        request, seal = self._encode(msg, StreamHeaderKey.PAYLOAD_ENCODING, context, headers)
         delivery = Delivery([downloadable for _, downloadable in context.get("objects", [])], size)
         if is_pulled_by_server:
             self._delivery = delivery
@@ -257,7 +264,7 @@ class TrainerPipe(CellPipe):
             optional=True,
             abort_signal=stop,
         )
-        if not _is_accepted(reply):
+        if not self._is_accepted(reply, seal):
             return False
         if is_pulled_by_server:
             was_pulled = delivery.wait(self.gone)
@@ -270,17 +277,11 @@ class TrainerPipe(CellPipe):
             self._send_inline(Message.new_request(DELIVERED, delivered), None, self.gone)
         return True
 
-    def receive(self, timeout: Optional[float] = None) -> Optional[Message]:
-        """Waits for the next message (`timeout` in seconds); one that was sent again is delivered once."""
-        msg = super().receive(timeout)
-        if msg is None or msg.msg_id in self._seen:
-            return None
-        self._seen.append(msg.msg_id)
-        return msg
-
     def post(self, topic: str, data) -> None:
         """Puts an event of this process in line behind the messages that have already arrived."""
-        self.received_msgs.put_nowait(self._to_cell_message(Message.new_request(topic, data), topic=topic))
+        self.received_msgs.put_nowait(
+            _to_cell_message(Message.new_request(topic, data), {MessageHeaderKey.TOPIC: topic})
+        )
 
     def close(self) -> None:
         self.gone.trigger("the pipe is closed")
@@ -291,26 +292,64 @@ class TrainerPipe(CellPipe):
         # It also keeps their ids, and a later cell that has the id of a freed one would not serve downloads.
         DownloadService._initialized_cells.pop(id(self._pulling_cell), None)
 
-    @staticmethod
-    def _to_cell_message(msg: Message, topic: Optional[str] = None) -> CellMessage:
-        return _to_cell_message(msg, {MessageHeaderKey.TOPIC: topic} if topic else None)
+    def bind(self, peer: str, key: SessionKey) -> None:
+        """Has the pipe take messages of this session only, and send them to the cell of this name."""
+        self.peer_fqcn = peer
+        self._seals = key.channel("messages", is_trainer=self.mode == Mode.ACTIVE)
 
-    @staticmethod
-    def _encode(msg: Message, key: str, context: dict, headers: Optional[dict] = None) -> CellMessage:
+    def handshake_with(self, trainer: str) -> Handshake:
+        """Returns the handshake between the CJ and a trainer in the cell of this name."""
+        job = self.peer_fqcn if self.mode == Mode.ACTIVE else self.cell.get_fqcn()
+        return Handshake(self.secret, self.challenge, job, trainer)
+
+    def _encode(
+        self, msg: Message, key: str, context: dict, headers: Optional[dict] = None
+    ) -> Tuple[CellMessage, bytes]:
         # For the cells these are mere bytes: what they cannot decode they drop, and the sender would wait for nothing.
         request = _to_cell_message(msg, headers)
         encode_payload(request, key, fobs_ctx=context)
-        request.set_header(_ENCODING, request.get_header(key))
+        request.set_header(ENCODING, request.get_header(key))
         request.set_header(key, Encoding.BYTES)
-        return request
+        seal = self._seals.seal(head_of(msg.topic, request), request.payload)
+        request.set_header(SEAL, seal)
+        return request, seal
+
+    def _is_accepted(self, reply: CellMessage, seal: bytes) -> bool:
+        rc, fault = reply.get_header(MessageHeaderKey.RETURN_CODE), reply.get_header(MessageHeaderKey.ERROR)
+        try:
+            self._seals.check_answer(reply.get_header(SEAL), seal, repr((rc, fault)).encode())
+        except SealBroken:
+            return False  # nobody has answered, or it is not the peer
+        self._note_life()
+        if rc == ReturnCode.INVALID_REQUEST and fault:
+            raise MessageRefused(fault)
+        return rc == ReturnCode.OK
+
+    def _answer(self, request: CellMessage, rc: str, fault: str = "") -> CellMessage:
+        reply = make_reply(rc, fault)
+        head = repr((rc, reply.get_header(MessageHeaderKey.ERROR))).encode()
+        reply.set_header(SEAL, self._seals.seal_answer(request.get_header(SEAL), head))
+        return reply
+
+    def _note_life(self) -> None:
+        self.last_peer_active_time = time.time()
 
     def _decode(self, request: CellMessage) -> None:
-        if request.get_header(_ENCODING):
+        if request.get_header(ENCODING):
             is_pulled_later = bool(request.get_header(MessageHeaderKey.PASS_THROUGH))
             context = self.cell.get_fobs_context({FOBSContextKey.PASS_THROUGH: is_pulled_later})
-            decode_payload(request, _ENCODING, fobs_ctx=context)
+            decode_payload(request, ENCODING, fobs_ctx=context)
 
-    # The CJ's end
+    def set_cell_cb(self, channel_name: str) -> None:
+        super().set_cell_cb(channel_name)
+        self.cell.core_cell.add_incoming_filter("*", "*", self._leave_packed)
+
+    def _leave_packed(self, message: CellMessage) -> None:
+        """Has the cell unpack nothing on its own: by a header it would unpack whatever anybody sends."""
+        if message.get_header(MessageHeaderKey.PAYLOAD_ENCODING) == Encoding.FOBS:
+            message.set_header(MessageHeaderKey.PAYLOAD_ENCODING, Encoding.BYTES)
+        if message.get_header(StreamHeaderKey.CHANNEL) == self.channel:
+            message.set_header(StreamHeaderKey.PAYLOAD_ENCODING, Encoding.BYTES)
 
     def _receive_message(self, request: CellMessage) -> CellMessage:
         sender = request.get_header(MessageHeaderKey.ORIGIN)
@@ -319,17 +358,26 @@ class TrainerPipe(CellPipe):
             return make_reply(ReturnCode.OK, body=self.on_hello(request.payload, sender))
         if self.mode == Mode.PASSIVE and self.gone.triggered:
             return make_reply(ReturnCode.INVALID_SESSION)  # acknowledged it would be lost: nobody reads any more
-        is_stranger = sender != self.peer_fqcn
-        fault = "it is not the trainer of this session" if is_stranger else self._find_fault(topic, request)
+        try:
+            if self._seals is None:
+                raise SealBroken("no trainer has joined this session")
+            is_new = self._seals.check(request.get_header(SEAL), head_of(topic, request), request.payload)
+        except SealBroken as e:
+            self.strangers.refuse(f"a message {topic} of {sender}: {e}")
+            return make_reply(ReturnCode.INVALID_REQUEST)
+        if is_new:
+            self._note_life()
+        fault = self._find_fault(topic, request)
         if fault:
             self.logger.warning(f"a message of {sender} was refused: {fault}")
-            return make_reply(ReturnCode.INVALID_REQUEST, fault)
+            return self._answer(request, ReturnCode.INVALID_REQUEST, fault)
         if self._delivery and topic in (TASK, Topic.END, Topic.ABORT):
             self._delivery.end()  # a task, or the end of the session: nobody pulls the last result any more
         if topic == METRICS and self.on_metrics:
             self._take_metrics(_from_cell_message(request))
-            return make_reply(ReturnCode.OK)
-        return super()._receive_message(request)
+        elif is_new:
+            self.received_msgs.put_nowait(request)
+        return self._answer(request, ReturnCode.OK)
 
     def _find_fault(self, topic: str, request: CellMessage) -> str:
         try:
@@ -350,10 +398,13 @@ class TrainerPipe(CellPipe):
     # The trainer's end
 
     def _update_peer_active_time(self, msg: CellMessage, ch_name: str, msg_type: str) -> None:
+        # Of the session's own messages those are signs of life that have a good seal (see _note_life).
+        if msg.get_header(MessageHeaderKey.CHANNEL) == self.channel:
+            return
         super()._update_peer_active_time(msg, ch_name, msg_type)
         if self.mode == Mode.ACTIVE:
             # Whoever sent it: the CJ's heartbeats are in line behind the arrays that the server sends.
-            self.last_peer_active_time = time.time()
+            self._note_life()
 
     def greet(self) -> None:
         """Joins the session: shows that this process knows the secret, and has the CJ show the same.
@@ -361,10 +412,12 @@ class TrainerPipe(CellPipe):
         Raises:
             HandshakeError: the CJ rejected this trainer, did not answer, or is not the one that made the session.
         """
-        hello = make_hello(self.secret, self.challenge)
+        handshake = self.handshake_with(self.cell.get_fqcn())
+        hello = handshake.hello()
+        self.bind(self.peer_fqcn, handshake.key(hello))  # a task may overtake the answer
         deadline = time.monotonic() + HANDSHAKE_TIMEOUT
         answer = None
-        while not isinstance(answer, dict):
+        while answer is None:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 raise HandshakeError(f"no answer from the job in {HANDSHAKE_TIMEOUT} s")
@@ -372,14 +425,15 @@ class TrainerPipe(CellPipe):
                 channel=self.channel,
                 target=self.peer_fqcn,
                 topic=HELLO,
-                request=CellMessage(payload=hello),
+                request=CellMessage(payload=pack(hello)),
                 timeout=min(ACK_TIMEOUT, remaining),
                 optional=True,
             )
-            answer = reply.payload
+            answer = unpack(reply.payload)
             if reply.get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.TARGET_UNREACHABLE:
                 self.gone.wait(RETRY_PAUSE)  # as in _send_inline
-        check_answer(answer, self.secret, hello)
+        handshake.check_answer(answer, hello)
+        self._note_life()
 
 
 _CONTENTS = {
@@ -389,8 +443,5 @@ _CONTENTS = {
 }
 
 
-def _is_accepted(reply: CellMessage) -> bool:
-    rc, fault = reply.get_header(MessageHeaderKey.RETURN_CODE), reply.get_header(MessageHeaderKey.ERROR)
-    if rc == ReturnCode.INVALID_REQUEST and fault:
-        raise MessageRefused(fault)
-    return rc == ReturnCode.OK
+def head_of(topic: str, request: CellMessage) -> bytes:
+    return repr((topic, [request.get_header(name) for name in _SEALED_HEADERS])).encode()

@@ -31,12 +31,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.backend_spec import TrainerError, wait_until
-from nvflare.app_common.executors.client_api.handshake import (
-    HandshakeError,
-    find_hello_fault,
-    make_welcome,
-    without_proof,
-)
+from nvflare.app_common.executors.client_api.handshake import Handshake, HandshakeError, pack, unpack, without_proof
 from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
 from nvflare.app_common.executors.client_api.trainer_pipe import DELIVERED, TASK, MessageRefused, TrainerPipe
 from nvflare.app_common.executors.client_api.transfer import Traffic
@@ -192,7 +187,13 @@ class TrainerSession(TaskExchanger):
     def stats(self) -> dict:
         """What an administrator should see: state, sign of life, traffic."""
         heartbeat_age = round(self.heartbeat_age(), 1)
-        return {"state": self.state.value, "heartbeat_age": heartbeat_age, **self._traffic.stats()}
+        strangers = self.pipe.strangers.count
+        return {
+            "state": self.state.value,
+            "heartbeat_age": heartbeat_age,
+            "refused": strangers,
+            **self._traffic.stats(),
+        }
 
     def wait_pulled(self) -> None:
         """Waits until the server has pulled the arrays of the last result, or will not (see `settle`)."""
@@ -233,15 +234,16 @@ class TrainerSession(TaskExchanger):
 
     # Called by the cell's and the reader's threads
 
-    def _handle_hello(self, hello: dict, sender: str) -> dict:
-        reason = self._reject_reason(hello, sender)
+    def _handle_hello(self, data: bytes, sender: str) -> bytes:
+        hello, handshake = unpack(data), self.pipe.handshake_with(str(sender))
+        reason = self._reject_reason(hello, handshake)
         if reason:
-            self.logger.warning(f"session {self._session_name}: rejected {sender}: {reason}")
-            return {"reject": reason}
-        return make_welcome(self.pipe.secret, hello)
+            self.pipe.strangers.refuse(f"{sender} in session {self._session_name}: {reason}")
+            return pack({"reject": reason})
+        return pack(handshake.welcome(hello))
 
-    def _reject_reason(self, hello: dict, sender: str) -> str:
-        fault = find_hello_fault(hello, self.pipe.secret, self.pipe.challenge)
+    def _reject_reason(self, hello: Optional[dict], handshake: Handshake) -> str:
+        fault, sender = handshake.find_fault(hello), handshake.trainer_end
         if fault:
             self._bad_proofs += 1
             if self._on_bad_proof:
@@ -256,7 +258,8 @@ class TrainerSession(TaskExchanger):
             if self.state != SessionState.WAITING:
                 return f"the session is {self.state.value}"
             self.joined_at = time.monotonic()
-            self.trainer, self.pipe.peer_fqcn = claim, sender
+            self.trainer = claim
+            self.pipe.bind(sender, handshake.key(hello))
         self._move(SessionState.READY, f"process {claim['pid']} on {claim['host']} has joined")
         return ""
 

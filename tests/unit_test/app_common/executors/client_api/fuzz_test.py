@@ -26,19 +26,13 @@ import threading
 import pytest
 from client_api.cell_harness import LIMIT
 from client_api.migration_parts import JOBS
+from client_api.raw_trainer import RawTrainer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.handshake import (
-    HandshakeError,
-    check_answer,
-    find_hello_fault,
-    make_hello,
-    make_welcome,
-    new_session_keys,
-)
+from nvflare.app_common.executors.client_api.handshake import Handshake, HandshakeError, new_session_keys, pack, unpack
 from nvflare.app_common.executors.client_api.migrate import NOT_MIGRATED, OK, main
 from nvflare.app_common.executors.client_api.rendezvous import (
     RANKS_FILE,
@@ -48,13 +42,12 @@ from nvflare.app_common.executors.client_api.rendezvous import (
     describe_owner,
     find_ranks_file,
 )
-from nvflare.app_common.executors.client_api.trainer_pipe import _ENCODING, DELIVERED, HELLO, METRICS, TASK, TrainerPipe
+from nvflare.app_common.executors.client_api.trainer_pipe import DELIVERED, HELLO, METRICS, TASK, TrainerPipe
 from nvflare.app_common.executors.client_api.trainer_session import SessionState, TrainerSession
-from nvflare.fuel.f3.cellnet.defs import Encoding, MessageHeaderKey, ReturnCode
+from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.message import Message as CellMessage
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.constants import Mode
-from nvflare.fuel.utils.pipe.cell_pipe import _to_cell_message
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 0))
@@ -100,19 +93,25 @@ def spoiled(draw, good: dict, names=texts, values=json_data):
     return bad
 
 
+def packed(data) -> bytes:
+    return json.dumps(data).encode()
+
+
 class TestHandshake:
-    hello = make_hello(KEYS["secret"], KEYS["challenge"])
+    handshake = Handshake(KEYS["secret"], KEYS["challenge"], "job", "trainer")
+    hello = handshake.hello()
 
-    @fuzzed(hello=json_data | spoiled(hello))
-    def test_hello_is_refused(self, hello):
-        assert find_hello_fault(hello, KEYS["secret"], KEYS["challenge"])
+    @fuzzed(data=st.binary(max_size=5000) | json_data.map(packed) | spoiled(hello).map(packed))
+    def test_hello_is_refused(self, data):
+        assert self.handshake.find_fault(unpack(data))
 
-    @fuzzed(answer=json_data | spoiled(make_welcome(KEYS["secret"], hello)))
-    def test_answer_is_refused(self, answer):
-        if isinstance(answer, dict) and answer.get("proof") == make_welcome(KEYS["secret"], self.hello)["proof"]:
+    @fuzzed(data=st.binary(max_size=5000) | json_data.map(packed) | spoiled(handshake.welcome(hello)).map(packed))
+    def test_answer_is_refused(self, data):
+        answer = unpack(data)
+        if answer and answer.get("proof") == self.handshake.welcome(self.hello)["proof"] and "reject" not in answer:
             return  # something was added to a good answer
         with pytest.raises(HandshakeError):
-            check_answer(answer, KEYS["secret"], self.hello)
+            self.handshake.check_answer(answer, self.hello)
 
 
 class TestFiles:
@@ -194,36 +193,33 @@ TOPICS = [HELLO, TASK, METRICS, DELIVERED, Topic.HEARTBEAT, Topic.END, Topic.ABO
 class TestSession:
     def test_stranger(self, open_session, stranger):
         session, keys = open_session
-        good = make_hello(keys["secret"], "of another session")
+        good = Handshake(keys["secret"], keys["challenge"], session.pipe.cell.get_fqcn(), "another cell").hello()
+        hellos = st.just(pack(good)) | spoiled(good).map(packed) | st.binary(max_size=5000)
 
-        @fuzzed(share=0.3, topic=st.sampled_from(TOPICS), payload=wire_data | spoiled(good, plain_texts, wire_data))
+        @fuzzed(share=0.3, topic=st.sampled_from(TOPICS), payload=wire_data | hellos)
         def try_one(topic, payload):
             code, answer = ask(stranger, session, topic, payload)
             if topic == HELLO:
-                assert code == ReturnCode.OK and answer["reject"]
+                assert code == ReturnCode.OK and unpack(answer)["reject"]
             else:
                 assert code == ReturnCode.INVALID_REQUEST
             assert session.state is SessionState.WAITING and not session.trainer
 
         try_one()
 
-    def test_trainer_that_talks_nonsense(self, open_session, federation):
+    def test_trainer_that_talks_nonsense(self, open_session, stranger):
         """It is in the session, and still cannot break it: the next good result counts."""
         session, keys = open_session
-        trainer = pipe_of(federation, Mode.ACTIVE, keys)
-        trainer.open()
-        trainer.greet()
+        job = session.pipe.cell.get_fqcn()
+        trainer = RawTrainer(stranger, session.pipe.channel, job, keys)
+        trainer.join()
         good = Shareable({"good": True})
 
         def say(topic, payload):
-            bare = CellMessage(payload=payload)
-            wrapped = _to_cell_message(Message.new_reply(TASK, payload, "no such request"))
+            msg = Message.new_reply(topic, payload, "no such request")
             raw = payload if isinstance(payload, bytes) else fobs.dumps(payload)[:-1]
-            undecodable = CellMessage({**wrapped.headers, _ENCODING: Encoding.FOBS}, raw)
-            for message in (bare, wrapped, undecodable):
-                trainer.cell.core_cell.send_request(
-                    session.pipe.channel, topic, session.pipe.cell.get_fqcn(), message, timeout=LIMIT
-                )
+            for message in (CellMessage(payload=payload), trainer.sealed(msg), trainer.sealed(msg, raw)):
+                trainer.ask(topic, message)
 
         @fuzzed(share=0.1, topic=st.sampled_from([TASK, METRICS, DELIVERED, "NONSENSE", HELLO]), payload=wire_data)
         def try_one(topic, payload):
@@ -235,18 +231,14 @@ class TestSession:
                 target=lambda: results.append(session.execute("train", task, None, Signal())), daemon=True
             )
             running.start()
-            request = trainer.receive(LIMIT)
-            while request.topic != TASK:
-                request = trainer.receive(LIMIT)
+            request = trainer.take_task()
             say(topic, payload)
-            assert trainer.send(Message.new_reply(TASK, good, request.msg_id), LIMIT)
+            result = trainer.sealed(Message.new_reply(TASK, good, request.msg_id))
+            assert trainer.ask(TASK, result).get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.OK
             running.join(LIMIT)
             assert results and results[0]["good"]
 
-        try:
-            try_one()
-        finally:
-            trainer.close()
+        try_one()
 
 
 TOKENS = [

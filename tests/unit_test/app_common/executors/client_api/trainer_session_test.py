@@ -27,6 +27,7 @@ from client_api.external_jobs import LARGE, LIMIT, SMALL, assert_works, bootstra
 from client_api.process_watch import WITH_PROCESSES
 from job_harness import SITE_NAME, assert_failed, make_task, model_of, stop_cell
 
+from nvflare.app_common.executors.client_api.handshake import PROTOCOL_VERSION, pack
 from nvflare.app_common.executors.client_api.trainer_pipe import CHANNEL, HELLO
 from nvflare.fuel.f3.cellnet.utils import make_reply
 
@@ -72,7 +73,7 @@ class TestStrangers:
 
     def test_wrong_protocol_version(self, job, in_task):
         prepare = "import nvflare.app_common.executors.client_api.handshake as h; h.PROTOCOL_VERSION = 99"
-        assert "speaks protocol 1" in self.join(job, prepare)
+        assert f"speaks protocol {PROTOCOL_VERSION}" in self.join(job, prepare)
 
     def test_wrong_token(self, job, in_task):
         assert "no answer from the job" in self.join(job, IMPATIENT, token="0" * 32)
@@ -93,7 +94,7 @@ class TestStrangers:
 
     def test_job_that_cannot_prove_itself(self, job, in_task, false_job):
         false_job.core_cell.register_request_cb(
-            channel=f"cell_pipe.{CHANNEL}", topic=HELLO, cb=lambda _: make_reply("ok", body={"proof": "a guess"})
+            channel=f"cell_pipe.{CHANNEL}", topic=HELLO, cb=lambda _: make_reply("ok", body=pack({"proof": "a guess"}))
         )
         assert "does not know the session's secret" in self.join(job, token="1" * 32)
 
