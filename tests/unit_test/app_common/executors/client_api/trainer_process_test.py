@@ -24,7 +24,6 @@ import threading
 import uuid
 
 import pytest
-from client_api.process_watch import MARKER, marked_pids, wait_gone
 
 from nvflare.app_common.executors.client_api.output_lines import (
     LINE_COST,
@@ -45,6 +44,7 @@ from nvflare.app_common.executors.client_api.process_tree import (
     describe_exit,
 )
 from nvflare.app_common.executors.client_api.trainer_process import TrainerProcess, split_command
+from tests.unit_test.app_common.executors.client_api.process_watch import MARKER, marked_pids, wait_gone
 
 LIMIT = 10.0  # seconds that a wait for an event may take
 CHILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "misbehaving_child.py")
