@@ -26,7 +26,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
-from typing import Optional, Tuple
+from typing import List, Optional, Tuple
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
@@ -78,6 +78,7 @@ class AttachBackend(ClientAPIBackendSpec):
         self._session: Optional[TrainerSession] = None  # None while the next one is being opened
         self._sessions = 0
         self._fault = ""  # why there will be no further session
+        self._renewals: List[threading.Thread] = []  # that close a session and may open the next
 
     def initialize(self, context: ClientAPIBackendContext, fl_ctx: FLContext) -> None:
         self._context, self._fl_ctx = context, fl_ctx
@@ -223,9 +224,11 @@ class AttachBackend(ClientAPIBackendSpec):
             if is_replaced:
                 self._session = None
                 remove_bootstrap(self._path(RENDEZVOUS_FILE))
-        threading.Thread(
-            target=self._close_and_replace, args=(session, is_replaced), name="client_api_renew", daemon=True
-        ).start()
+            thread = threading.Thread(
+                target=self._close_and_replace, args=(session, is_replaced), name="client_api_renew", daemon=True
+            )
+            thread.start()
+            self._renewals = [thread, *(other for other in self._renewals if other.is_alive())]
 
     def _close_and_replace(self, session: TrainerSession, is_replaced: bool) -> None:
         session.close()
@@ -273,8 +276,10 @@ class AttachBackend(ClientAPIBackendSpec):
         if session:
             session.end("the job ends")
             session.close()
+        for thread in self._renewals:  # there are no new ones
+            thread.join()
         if self._launcher:
-            self._launcher.close()
+            self._launcher.close(knows_the_end=bool(session and session.trainer))
         if self._pass_through:
             self._pass_through.close()
 

@@ -19,7 +19,8 @@
     finalize:   END to the trainer, natural exit, SIGTERM, SIGKILL, nothing is left
 
 One `_Trainer` is one process with its session and bootstrap file: TrainerProcess knows no protocol, TrainerSession
-knows no process, and here the end of the one becomes the loss of the other, with the cause.
+knows no process, and here the end of the one becomes the loss of the other, with the cause. Three threads meet here: a
+task's, which launches, the job's event thread, which ends all, and one that ends the trainer of the task before.
 """
 
 import math
@@ -27,7 +28,7 @@ import os
 import threading
 import time
 from contextlib import ExitStack
-from typing import Optional
+from typing import Callable, Optional
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
@@ -48,14 +49,9 @@ from nvflare.app_common.executors.client_api.bootstrap import (
     write_bootstrap,
 )
 from nvflare.app_common.executors.client_api.pass_through import PassThrough
+from nvflare.app_common.executors.client_api.process_tree import TreeUsage
 from nvflare.app_common.executors.client_api.trainer_pipe import TrainerPipe
-from nvflare.app_common.executors.client_api.trainer_process import (
-    TrainerLaunchError,
-    TrainerProcess,
-    TreeUsage,
-    launch_environment,
-    split_command,
-)
+from nvflare.app_common.executors.client_api.trainer_process import TrainerProcess
 from nvflare.app_common.executors.client_api.trainer_session import SessionState, TrainerSession
 from nvflare.client.constants import CLIENT_API_CONFIG
 from nvflare.fuel.utils.constants import Mode
@@ -74,17 +70,27 @@ class _Trainer:
     def __init__(self, context: ClientAPIBackendContext, pass_through: PassThrough, fl_ctx: FLContext, number: int):
         self._context = context
         self._pass_through = pass_through
-        self._job_id = fl_ctx.get_job_id()
+        self._new_context = fl_ctx.get_engine().new_context
+        self._name = f"{fl_ctx.get_job_id()}/{number}"
         self._launched = time.monotonic()
         self._usage = TreeUsage(0.0, False)  # when the present silence of the trainer began, or was last looked into
         self._last_silence = math.inf
         self._look_at = 0.0  # the silence, in seconds, at which it is looked into
-        self._bootstrap = os.path.join(fl_ctx.get_workspace().get_app_config_dir(self._job_id), CLIENT_API_CONFIG)
+        self._bootstrap = os.path.join(
+            fl_ctx.get_workspace().get_app_config_dir(fl_ctx.get_job_id()), CLIENT_API_CONFIG
+        )
         self._pipe_args = session_pipe_args(context, pass_through.of_results, fl_ctx)
-        self.process = TrainerProcess(stop_grace_period=context.stop_grace_period, on_exit=self._handle_exit)
+        limit = context.shutdown_timeout
+        self.launcher = TrainerProcess(
+            context.command,
+            DEFAULT_SHUTDOWN_TIMEOUT if limit is None else limit,
+            context.stop_grace_period,
+            self._handle_exit,
+            self._bootstrap,
+        )
         self.session = TrainerSession(
             TrainerPipe(mode=Mode.PASSIVE.value, **self._pipe_args),
-            f"{self._job_id}/{number}",
+            self._name,
             context.task_wait_timeout,
             context.result_wait_timeout,
             context.executor.relay_log_record,
@@ -95,17 +101,14 @@ class _Trainer:
         """Starts the process; on failure nothing of it is left.
 
         Raises:
-            TrainerError: it cannot be started, and why.
+            TrainerError: the bootstrap file cannot be written, or the cellnet not be reached.
+            TrainerLaunchError: the command cannot be started.
+            OSError, RuntimeError: there are no descriptors or threads left for the session.
         """
-        argv = split_command(self._context.command)
         with ExitStack() as undo:
             undo.callback(self.stop)
             write_bootstrap(self._bootstrap, session_bootstrap(config, self._pipe_args, fl_ctx))
-            try:
-                app_dir = fl_ctx.get_workspace().get_app_dir(self._job_id)
-                self.process.start(argv, app_dir, launch_environment(fl_ctx), self._bootstrap)
-            except TrainerLaunchError as e:
-                raise TrainerError(f"command {self._context.command!r} cannot be launched: {e}") from e
+            self.launcher.launch_task(self._name, Shareable(), fl_ctx, Signal())
             # Only now: this takes less time than the script needs to get as far as flare.init().
             self.session.open()
             undo.pop_all()
@@ -119,7 +122,7 @@ class _Trainer:
         limit = self._context.launch_timeout
         remaining = None if limit is None else max(0.0, self._launched + limit - time.monotonic())
         if not self.session.wait_ready(abort_signal, remaining):
-            tail = _indented(self.process.output_tail())
+            tail = _indented(self.launcher.tree.output.tail())
             raise TrainerError(f"the trainer did not call flare.init() within {limit} s (launch_timeout){tail}")
 
     def stop(self, reason: str = "the trainer is stopped") -> None:
@@ -130,19 +133,26 @@ class _Trainer:
         middle of something gets SIGTERM at once.
         """
         self.session.wait_pulled()
-        is_idle = self.session.is_idle
-        limit = self._context.shutdown_timeout
+        at_once = Signal()
+        if not self.session.is_idle:
+            at_once.trigger(reason)
         self.session.end(reason)
-        self.process.stop((DEFAULT_SHUTDOWN_TIMEOUT if limit is None else limit) if is_idle else 0.0)
+        with self._new_context() as fl_ctx:
+            self.launcher.stop_task(self._name, fl_ctx, at_once)
         self.session.close()
         remove_bootstrap(self._bootstrap)
+
+    def stats(self) -> dict:
+        with self._new_context() as fl_ctx:
+            process = self.launcher.check_run_status(self._name, fl_ctx)
+        return {**self.session.stats(), "pid": self.launcher.tree.pid, "process": process}
 
     def _handle_exit(self, how: str) -> None:
         state = self.session.state
         when = f"while it was {state.value}"
         if state in (SessionState.CREATED, SessionState.WAITING):
             when = "before it called flare.init()"
-        tail = _indented(self.process.output_tail())
+        tail = _indented(self.launcher.tree.output.tail())
         cause = f"the trainer {self._context.command!r} ended {when}: {how}{tail}"
         self.session.lose(cause)
         self._pass_through.lose_trainer(self.session, self._context.executor, cause)
@@ -152,7 +162,7 @@ class _Trainer:
 
         Late heartbeats alone prove nothing: a C call may hold the interpreter for minutes, and uses the CPU meanwhile.
         """
-        usage, limit = self.process.cpu_and_state(), self._context.heartbeat_timeout
+        usage, limit = self.launcher.tree.usage(), self._context.heartbeat_timeout
         if silence < self._last_silence:
             self._usage, self._look_at = usage, limit
         self._last_silence = silence
@@ -180,6 +190,7 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
         self._trainer: Optional[_Trainer] = None
         self._last: Optional[_Trainer] = None  # launched; its last result may still be pulled from it
         self._teardown: Optional[threading.Thread] = None  # of the trainer before
+        self._turnover = threading.Lock()  # held while a trainer comes or goes: nobody sees a half-launched one
         self._pass_through: Optional[PassThrough] = None
         self._launches = 0
         self._failures = 0  # in a row
@@ -201,25 +212,19 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
             raise
         finally:
             # Of a trainer whose command has ended there may be ranks that go on.
-            if not self._context.launch_once or (self._trainer and self._trainer.session.has_ended):
-                self._retire()
+            self._retire(lambda trainer: not self._context.launch_once or trainer.session.has_ended)
         self._failures = 0
         self._pass_through.adapt(result)
         return result
 
     def _ready_trainer(self, fl_ctx: FLContext, abort_signal: Signal) -> _Trainer:
         self._settle()  # a next task comes only when the result of the last one is dealt with
-        if self._trainer and self._trainer.session.has_ended:
-            self._retire()
+        self._retire(lambda trainer: trainer.session.has_ended)
         while self._teardown and self._teardown.is_alive():
             if abort_signal.triggered:
                 raise TaskAborted()
             self._teardown.join(ABORT_CHECK_INTERVAL)
-        if self._is_ending:
-            raise TrainerError("the job ends")
-        if self._trainer is None:
-            self._launch(fl_ctx)
-        trainer = self._trainer
+        trainer = self._trainer or self._launch(fl_ctx)
         try:
             trainer.wait_ready(abort_signal)
         except TrainerError:
@@ -227,19 +232,27 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
             raise
         return trainer
 
-    def _launch(self, fl_ctx: FLContext) -> None:
-        self._launches += 1
-        trainer = _Trainer(self._context, self._pass_through, fl_ctx, self._launches)
-        trainer.launch(self._config, fl_ctx)
-        self._trainer = self._last = trainer
-        self.logger.info(f"trainer {self._launches} is process {trainer.process.pid}: {self._context.command}")
+    def _launch(self, fl_ctx: FLContext) -> _Trainer:
+        with self._turnover:
+            if self._is_ending:
+                raise TrainerError("the job ends")
+            self._launches += 1
+            try:
+                trainer = _Trainer(self._context, self._pass_through, fl_ctx, self._launches)
+                trainer.launch(self._config, fl_ctx)
+            except (OSError, RuntimeError, ValueError) as e:
+                raise TrainerError(f"command {self._context.command!r} cannot be launched: {e}") from e
+            self._trainer = self._last = trainer
+        self.logger.info(f"trainer {self._launches} is process {trainer.launcher.tree.pid}: {self._context.command}")
+        return trainer
 
-    def _retire(self) -> None:
+    def _retire(self, is_due: Callable[[_Trainer], bool] = lambda trainer: True) -> None:
         """Has the present trainer stopped, without waiting for that: the result of its task need not."""
-        trainer, self._trainer = self._trainer, None
-        if trainer:
-            self._teardown = threading.Thread(target=trainer.stop, name="client_api_teardown", daemon=True)
-            self._teardown.start()
+        with self._turnover:
+            if self._trainer and is_due(self._trainer):
+                teardown = threading.Thread(target=self._trainer.stop, name="client_api_teardown", daemon=True)
+                teardown.start()
+                self._teardown, self._trainer = teardown, None
 
     def _note_failure(self, cause: str, fl_ctx: FLContext) -> None:
         self._failures += 1
@@ -262,25 +275,19 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
         trainer = self._trainer
         if trainer is None:
             return {"state": "no trainer", "launches": self._launches}
-        return {
-            **trainer.session.stats(),
-            "pid": trainer.process.pid,
-            "launches": self._launches,
-        }
+        return {**trainer.stats(), "launches": self._launches}
 
     def finalize(self, fl_ctx: FLContext) -> None:
-        self._is_ending = True
+        with self._turnover:  # a launch comes to its end first
+            self._is_ending = True
+            trainer, self._trainer = self._trainer, None
         self._settle()
-        self._retire_and_wait()
-        if self._pass_through:
-            self._pass_through.close()
-
-    def _retire_and_wait(self) -> None:
-        trainer, self._trainer = self._trainer, None
         if trainer:
             trainer.stop("the job ends")
         if self._teardown:
             self._teardown.join()
+        if self._pass_through:
+            self._pass_through.close()
 
 
 def _indented(output: str) -> str:

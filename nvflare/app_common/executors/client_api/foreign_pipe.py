@@ -140,6 +140,7 @@ class ForeignPipe(Pipe):
         self._events = deque()  # of this process
         self._early = deque()  # messages that came during the handshake
         self._outbox = deque()  # answers
+        self._transfers = []  # threads, each in one foreign `send`
         self._is_closed = False
         self._has_peer_left = False
         self._last_heard = 0.0  # on the wall clock, as PipeHandler wants it
@@ -165,7 +166,10 @@ class ForeignPipe(Pipe):
                 outcome.append(is_sent)
                 self._changed.notify_all()
 
-        threading.Thread(target=transfer, name="client_api_transfer", daemon=True).start()
+        thread = threading.Thread(target=transfer, name="client_api_transfer", daemon=True)
+        thread.start()
+        with self._changed:
+            self._transfers = [thread, *(other for other in self._transfers if other.is_alive())]
         try:
             with self._changed:
                 wait_until(self._changed, lambda: outcome, stop)
@@ -235,8 +239,9 @@ class ForeignPipe(Pipe):
             self._changed.notify_all()
         if not was_closed:
             self._pipe.close()
-        if self._sender.is_alive() and self._sender is not threading.current_thread():
-            self._sender.join(CLOSE_TIMEOUT)
+        for thread in (self._sender, *self._transfers):
+            if thread.is_alive() and thread is not threading.current_thread():
+                thread.join(CLOSE_TIMEOUT)
 
     def clear(self) -> None:
         self._pipe.clear()

@@ -20,10 +20,12 @@ of its own.
 """
 
 import threading
-from typing import Callable
+import time
+from typing import Callable, List
 
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.launcher import Launcher, LauncherRunStatus
 from nvflare.app_common.executors.client_api.backend_spec import TrainerError
 from nvflare.app_common.executors.client_api.trainer_pipe import Gone
@@ -59,6 +61,7 @@ class JobLauncher:
         self._is_initialized = False
         self._turn = threading.Lock()  # one call of the launcher at a time
         self._stop = Gone()
+        self._threads: List[threading.Thread] = []  # that launch and watch
 
     def launch(self, is_awaited: Callable[[], bool], on_failure: Callable[[str], None]) -> None:
         """Launches a trainer, the one before having been stopped, and watches for failure. Returns at once.
@@ -67,9 +70,11 @@ class JobLauncher:
             is_awaited: whether the trainer has yet to join.
             on_failure: told why no trainer will come.
         """
-        threading.Thread(
+        thread = threading.Thread(
             target=self._launch, args=(is_awaited, on_failure), name="client_api_launcher", daemon=True
-        ).start()
+        )
+        thread.start()
+        self._threads = [thread, *(other for other in self._threads if other.is_alive())]
 
     def _launch(self, is_awaited: Callable[[], bool], on_failure: Callable[[str], None]) -> None:
         try:
@@ -99,21 +104,28 @@ class JobLauncher:
         # One that was successful may have handed the trainer to somebody else.
         return "says that its trainer failed" if status == LauncherRunStatus.COMPLETE_FAILED else ""
 
-    def close(self) -> None:
-        """Has the launcher stop what it has launched, and waits for that, at most STOP_TIMEOUT seconds."""
+    def close(self, knows_the_end: bool) -> None:
+        """Has the launcher stop what it has launched, and waits for that, at most STOP_TIMEOUT seconds.
+
+        Args:
+            knows_the_end: whether the trainer was told that the job ends, and so may end by itself.
+        """
         self._stop.trigger("the job ends")
-        thread = threading.Thread(target=self._finalize, name="client_api_launcher", daemon=True)
+        hurry = Signal() if knows_the_end else self._stop
+        thread = threading.Thread(target=self._finalize, args=(hurry,), name="client_api_launcher", daemon=True)
         thread.start()
-        thread.join(STOP_TIMEOUT)
+        deadline = time.monotonic() + STOP_TIMEOUT
+        for each in (thread, *self._threads):
+            each.join(max(0.0, deadline - time.monotonic()))
         if thread.is_alive():
             self.logger.warning(f"{type(self._launcher).__name__} did not stop within {STOP_TIMEOUT} s")
 
-    def _finalize(self) -> None:
+    def _finalize(self, hurry: Signal) -> None:
         with self._turn, self._new_context() as fl_ctx:
             if not self._is_initialized:
                 return
             try:
-                self._launcher.stop_task(TASK_NAME, fl_ctx, self._stop)
+                self._launcher.stop_task(TASK_NAME, fl_ctx, hurry)
                 self._launcher.finalize(fl_ctx)
             except Exception as e:  # of the job's own code
                 self.logger.error(f"{type(self._launcher).__name__} did not stop well: {secure_format_exception(e)}")

@@ -42,7 +42,7 @@ PR_SET_CHILD_SUBREAPER = 36
 HAS_PROC = os.path.exists("/proc/self/stat")
 
 # state is the letter of /proc/PID/stat; start_time and cpu are in clock ticks, cpu includes reaped children.
-Process = namedtuple("Process", "pid ppid state start_time cpu")
+Process = namedtuple("Process", "pid ppid group state start_time cpu")
 
 
 def read_process(pid):
@@ -53,7 +53,8 @@ def read_process(pid):
     except OSError:
         return None
     fields = data[data.rindex(b")") + 2 :].split()  # the name before it may contain anything
-    return Process(pid, int(fields[1]), fields[0].decode(), int(fields[19]), sum(map(int, fields[11:15])))
+    ppid, group, start_time = (int(fields[index]) for index in (1, 2, 19))
+    return Process(pid, ppid, group, fields[0].decode(), start_time, sum(map(int, fields[11:15])))
 
 
 def _is_tagged(pid, entry):
@@ -130,14 +131,23 @@ def signal_tree(tag, group, *signums):
         (pidfds, number of processes found); the caller closes the pidfds.
     """
     if not HAS_PROC:
-        try:
-            for signum in signums:
-                os.killpg(group, signum)
-        except OSError:
-            return [], 0
-        return [], 1
+        return [], int(_signal_group(group, *signums))
     tree = find_tree(tag)
-    return [fd for fd in (send_signal(process, *signums) for process in tree) if fd is not None], len(tree)
+    pidfds = [fd for fd in (send_signal(process, *signums) for process in tree) if fd is not None]
+    if signal.SIGKILL in signums:
+        # Who forks a successor and exits at once is ahead of every scan; its group is not, the kernel kills it as one.
+        for found in {process.group for process in tree} - {os.getpgrp()}:
+            _signal_group(found, *signums)
+    return pidfds, len(tree)
+
+
+def _signal_group(group, *signums):
+    try:
+        for signum in signums:
+            os.killpg(group, signum)
+        return True
+    except OSError:
+        return False  # it is gone, or another user's
 
 
 def end_tree(tag, group, limit=KILL_LIMIT):
@@ -192,6 +202,7 @@ class Guard:
         self.tag = tag
         self.leader = None  # pid of the command, also its process group
         self.deadline = None  # time of the next SIGKILL; None: nobody has ordered a stop
+        self.pause = 0.0  # seconds from the last SIGKILL to the next; 0: there was none
         self.is_orphan = False  # the CJ is gone
         self.prctl = _load_prctl()
         self.is_subreaper = self.prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
@@ -258,7 +269,7 @@ class Guard:
             if self.deadline is not None and time.monotonic() >= self.deadline:
                 self._kill()
         if self.deadline is not None and not self.is_subreaper:
-            self._kill()  # orphans went to init
+            end_tree(self.tag, self.leader)  # orphans went to init
         self.report("gone")
 
     def _reap(self):
@@ -287,6 +298,8 @@ class Guard:
     def _on_signal(self, fd):
         if signal.SIGTERM in os.read(fd, 512):
             self._stop(self.grace)
+        if self.pause:
+            self.deadline = time.monotonic()  # a child has died, and may have left another
         return True
 
     def _stop(self, grace):
@@ -301,9 +314,12 @@ class Guard:
         self.deadline = min(self.deadline, deadline)
 
     def _kill(self):
-        count, _ = end_tree(self.tag, self.leader)
-        self.report("kill", count)
-        self.deadline = time.monotonic() + KILL_LIMIT  # once more, for what the kernel could not end yet
+        count, _ = end_tree(self.tag, self.leader, 0.0)
+        if not self.pause:
+            self.report("kill", count)
+        # Again and again while there are children: for what was born in between, and what the kernel cannot end yet.
+        self.pause = min(max(2 * self.pause, RESCAN_INTERVAL), KILL_LIMIT)
+        self.deadline = time.monotonic() + self.pause
 
 
 def main(args):

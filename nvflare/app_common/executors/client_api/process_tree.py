@@ -14,11 +14,11 @@
 
 """One launch: the process tree of a command, from its start until nothing of it is left, as its owner sees it.
 
-OwnedTree starts process_guard.py as a child of the client job process (CJ), and the guard starts the command. Three
-pipes lead to the guard: the lifeline (orders; the kernel closes it when the CJ dies), the status pipe (one line per
-event) and the output of command and guard. One thread reads both of the latter, so that what was written before an exit
-is known when the exit is told; it alone changes the status, until `stop` closes the book. The owner gets lines and the
-exit through two callbacks, and waits on one condition. Standard library only; no protocol is known here.
+OwnedTree.start starts process_guard.py as a child of the client job process (CJ), and the guard starts the command.
+Three pipes lead to the guard: the lifeline (orders; the kernel closes it when the CJ dies), the status pipe (one line
+per event) and the output of command and guard. One thread reads both of the latter, so that what was written before an
+exit is known when the exit is told; it alone changes the status, until `stop` closes the book. The owner gets lines and
+the exit through two callbacks, and waits on one condition. Standard library only; no protocol is known here.
 
 Borrowed: the ladder of `stop` from jupyter_client's kernel shutdown, the role of OwnedTree from torch elastic's
 SubprocessHandler, a launch that leaves nothing behind from trio's `_open_process`.
@@ -67,7 +67,6 @@ class WorkingDirectoryError(TrainerLaunchError):
 
 
 class ProcessStatus(str, Enum):
-    NEW = "new"
     STARTING = "starting"
     RUNNING = "running"
     EXITED = "exited"  # the command has ended, descendants may be left
@@ -107,69 +106,51 @@ class OwnedTree:
         self,
         argv: Sequence[str],
         cwd: str,
-        env: Mapping[str, str],
         grace: float,
-        output: OutputLines,
         on_line: Callable[[str], None],
         on_exit: Callable[[str], None],
         left_file: str = "",
     ):
-        """Starts the guard; whether it could start the command is known when the status is no longer STARTING.
+        """Describes a launch; nothing is started before `start()`.
 
         Args:
-            argv (Sequence[str]): the command and its arguments.
+            argv (Sequence[str]): the command and its arguments; no shell.
             cwd (str): its working directory.
-            env (Mapping[str, str]): its environment, to which the tag is added.
             grace (float): seconds from the death of this process to SIGKILL.
-            output (OutputLines): bounds what becomes a line.
             on_line (Callable[[str], None]): receives each line, on the watching thread.
             on_exit (Callable[[str], None]): receives exit_text() once a started command has ended, on the same thread.
             left_file (str): a file that the guard removes if this process dies before it could.
-
-        Raises:
-            TrainerLaunchError: the guard could not be started; nothing is left.
         """
-        self.pid: Optional[int] = None
-        self.returncode: Optional[int] = None
+        self.pid: Optional[int] = None  # of the command, also after its end
+        self.returncode: Optional[int] = None  # as subprocess has it; None if the guard died before the command
         self.error: Optional[TrainerLaunchError] = None
         self.status = ProcessStatus.STARTING
-        self.output = output
+        self.output = OutputLines()
         self._command = (argv, cwd)
+        self._guard_args = [str(grace), left_file, cwd, *argv]
         self._hooks = (on_line, on_exit)
         self._changed = threading.Condition()
         self._tag = uuid.uuid4().hex
         self._since = time.monotonic()  # the launch, later the stop
-        self._guard, self._status_fd = self._start_guard(env, grace, left_file)
-        self._thread = threading.Thread(target=self._watch, name=f"trainer-watch-{self._guard.pid}", daemon=True)
-        self._thread.start()
+        self._guard: Optional[subprocess.Popen] = None
+        self._status_fd = -1
+        self._thread = threading.Thread(target=self._watch, name="trainer-watch", daemon=True)
 
-    def _start_guard(self, env, grace, left_file):
-        argv, cwd = self._command
-        status_fd, guard_status_fd = os.pipe()
-        with ExitStack() as on_failure:
-            on_failure.callback(os.close, status_fd)
-            try:
-                guard_args = [str(guard_status_fd), str(grace), left_file, cwd, *argv]
-                guard = subprocess.Popen(
-                    [sys.executable, "-I", "-S", process_guard.__file__, *guard_args],
-                    bufsize=0,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    env={**env, process_guard.TAG_NAME: self._tag},
-                    pass_fds=(guard_status_fd,),
-                    start_new_session=True,
-                )
-            except (OSError, ValueError, TypeError) as e:
-                raise TrainerLaunchError(f"cannot start the process guard of {argv[0]!r}: {e}") from e
-            finally:
-                os.close(guard_status_fd)
-            on_failure.pop_all()
-        os.set_blocking(guard.stdout.fileno(), False)
-        return guard, status_fd
+    def start(self, env: Mapping[str, str]) -> None:
+        """Returns when the command runs, with this environment and a tag.
 
-    def wait_started(self) -> None:
-        """Returns when the command runs; raises TrainerLaunchError, with nothing left, when it does not."""
+        Raises:
+            TrainerLaunchError: nothing was started, nothing is left; see its subclasses.
+        """
+        if os.name != "posix":
+            raise TrainerLaunchError(f"trainer processes need a POSIX system, this is {sys.platform}")
+        try:
+            self._start_guard({**env, process_guard.TAG_NAME: self._tag})
+        except (OSError, ValueError, TypeError, RuntimeError) as e:  # out of descriptors, of threads; a null byte
+            self.error = TrainerLaunchError(f"cannot start the process guard of {self._command[0][0]!r}: {e}")
+            with self._changed:
+                self._move(ProcessStatus.STOPPED, str(self.error))
+            raise self.error from e
         with self._changed:
             if not self._changed.wait_for(lambda: self.status is not ProcessStatus.STARTING, LAUNCH_LIMIT):
                 self.error = TrainerLaunchError(f"{self._command[0][0]!r} was not started within {LAUNCH_LIMIT} s")
@@ -177,24 +158,60 @@ class OwnedTree:
             self.stop(0.0, 0.0)
             raise self.error
 
+    def _start_guard(self, env: Mapping[str, str]) -> None:
+        with ExitStack() as undo:
+            self._status_fd, guard_status_fd = os.pipe()
+            undo.callback(os.close, self._status_fd)
+            try:
+                self._guard = subprocess.Popen(
+                    [sys.executable, "-I", "-S", process_guard.__file__, str(guard_status_fd), *self._guard_args],
+                    bufsize=0,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    env=env,
+                    pass_fds=(guard_status_fd,),
+                    start_new_session=True,
+                )
+            finally:
+                os.close(guard_status_fd)
+            undo.pop_all()
+            os.set_blocking(self._guard.stdout.fileno(), False)
+            undo.callback(self._end_without_watch)
+            self._thread.start()
+            undo.pop_all()
+
+    def _end_without_watch(self) -> None:
+        self._guard.kill()
+        self._settle()
+
     def wait_exit(self, timeout: Optional[float]) -> bool:
+        """Waits (seconds; None: without limit) for the command to end; returns whether it has."""
         with self._changed:
             return self._changed.wait_for(lambda: self.status in _ENDED, timeout)
 
     def exit_text(self) -> str:
+        """Returns why the command ended, for example "exit code 3" or "killed by SIGKILL"; empty while it runs."""
         if self.error or self.returncode is not None:
             return str(self.error or describe_exit(self.returncode))
         guard_returncode = self._guard.returncode
         return "" if guard_returncode is None else f"its process guard ended first: {describe_exit(guard_returncode)}"
 
     def usage(self) -> TreeUsage:
+        """Returns CPU use and state of the whole tree, from /proc: tells a frozen trainer from a busy one."""
         tree = process_guard.find_tree(self._tag)
         states = [process.state for process in tree if process.pid != self._guard.pid]
         ticks = sum(process.cpu for process in tree)
         return TreeUsage(ticks / os.sysconf("SC_CLK_TCK"), bool(states) and all(state in "Tt" for state in states))
 
     def stop(self, shutdown_timeout: float, grace: float) -> None:
-        """The ladder: natural exit, SIGTERM, SIGKILL (both by the guard), and past a deaf guard. Always reaped."""
+        """The ladder: natural exit, SIGTERM, SIGKILL (both by the guard), and past a deaf guard. Always reaped.
+
+        Waits shutdown_timeout seconds for the command to exit; SIGTERM to all that is left; after `grace` seconds
+        SIGKILL. Returns when no process, thread or file descriptor is left, a few seconds later at most. Idempotent.
+        """
+        if self.status is ProcessStatus.STOPPED and not self._thread.is_alive():
+            return
         self._since = time.monotonic()
         self._guard.send_signal(signal.SIGCONT)  # a stopped guard could neither report nor obey
         if not self.wait_exit(shutdown_timeout):

@@ -71,6 +71,8 @@ ACK_TIMEOUT = 1.0
 RETRY_PAUSE = 0.2
 # Seconds in which the trainer must be connected and answered.
 HANDSHAKE_TIMEOUT = 30.0
+# Seconds in which a thread of the cell that was told to end must have done so.
+CLOSE_TIMEOUT = 1.0
 # Headers of a message: how its payload is encoded, and what shows that the peer has sent it; an answer has the latter.
 ENCODING, SEAL = "client_api.encoding", "client_api.seal"
 # What decides, beside the topic and the payload, what a message does.
@@ -286,6 +288,9 @@ class TrainerPipe(CellPipe):
     def close(self) -> None:
         self.gone.trigger("the pipe is closed")
         super().close()
+        heartbeats = self.cell.core_cell.communicator.conn_manager.heartbeat_monitor
+        if heartbeats.is_alive():
+            heartbeats.join(CLOSE_TIMEOUT)  # nvflare has told it to end, and does not wait for that
         with CellPipe._lock:  # nvflare keeps the cells of closed pipes for ever, and a job may have one per task
             CellPipe._cells_info.pop(self.cell.get_fqcn(), None)
             CoreCell.ALL_CELLS.pop(self.cell.get_fqcn(), None)

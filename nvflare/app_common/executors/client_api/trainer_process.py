@@ -14,25 +14,30 @@
 
 """The trainer process of a job: a Launcher that owns at most one process tree, and what of its output is logged.
 
-A backend, or any launcher-based executor, calls TrainerProcess in the client job process. Each start makes an OwnedTree
-(process_tree.py), whose thread feeds the output to an OutputLines and hands the lines that pass its bounds to
-`log_line`, by default the site's log at the level that the line itself announces. The last lines are kept, logged or
-not, for the cause of a failure. No protocol is known here: whoever calls `stop` has told the trainer to end.
+external_process drives it through Launcher's own methods, and so may attach (component `client_api_launcher`) or any
+launcher-based executor of nvflare's. Each launch makes an OwnedTree (process_tree.py), whose thread feeds the output to
+an OutputLines; the lines that pass its bounds go to the site's log at the level that the line itself announces. No
+protocol is known here: whoever stops the trainer has told it to end.
 """
 
 import os
 import shlex
-import sys
 import threading
-from typing import Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Callable, Dict, List, Optional
 
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.launcher import Launcher, LauncherRunStatus
-from nvflare.app_common.executors.client_api.output_lines import OutputLines, level_of, without_level
-from nvflare.app_common.executors.client_api.process_tree import OwnedTree, ProcessStatus, TrainerLaunchError, TreeUsage
+from nvflare.app_common.executors.client_api.output_lines import level_of, without_level
+from nvflare.app_common.executors.client_api.process_tree import OwnedTree, ProcessStatus
 from nvflare.utils.job_launcher_utils import add_custom_dir_to_path
+
+_RUN_STATUS = {
+    ProcessStatus.STARTING: LauncherRunStatus.RUNNING,
+    ProcessStatus.RUNNING: LauncherRunStatus.RUNNING,
+    ProcessStatus.STOPPED: LauncherRunStatus.NOT_RUNNING,
+}
 
 
 def split_command(command: str) -> List[str]:
@@ -50,151 +55,77 @@ def split_command(command: str) -> List[str]:
 class TrainerProcess(Launcher):
     def __init__(
         self,
-        command: str = "",
+        command: str,
         shutdown_timeout: float = 30.0,
         stop_grace_period: float = 30.0,
-        log_line: Optional[Callable[[str], None]] = None,
         on_exit: Optional[Callable[[str], None]] = None,
+        left_file: str = "",
     ):
-        """Owns at most one trainer process tree at a time.
-
-        Every method may be called from any thread but the one that runs the callbacks; start and stop wait for
-        one another. The callbacks run on the watching thread: they must return soon, and call neither start nor stop.
+        """Owns at most one trainer process tree at a time; its methods may be called from any thread but on_exit's.
 
         Args:
-            command (str): what launch_task() starts, split by split_command(). start() does not use it.
-            shutdown_timeout (float): default of stop(), seconds.
-            stop_grace_period (float): default of stop(), seconds; also from the death of the CJ to SIGKILL.
-            log_line (Callable[[str], None]): receives each line of output. Default: the logger, at level_of(line).
-            on_exit (Callable[[str], None]): receives exit_text() once per launch, when the command has ended for
-                whatever reason, stop() included; everything that it wrote is in output_tail() by then.
+            command (str): the command line, split by split_command().
+            shutdown_timeout (float): seconds that stop_task() gives the command to exit by itself.
+            stop_grace_period (float): seconds from SIGTERM, or from the death of this process, to SIGKILL.
+            on_exit (Callable[[str], None]): receives the tree's exit_text() once per launch, when the command has ended
+                for whatever reason, stop_task() included; all that it wrote is in the tree's output by then. Runs on
+                the watching thread: it must return soon, and call nothing here.
+            left_file (str): a file to be removed if this process dies before it could do so.
         """
         super().__init__()
         self.command = command
         self.shutdown_timeout = shutdown_timeout
         self.stop_grace_period = stop_grace_period
-        self.log_line = log_line
-        self.on_exit = on_exit
-        self._lifecycle = threading.Lock()
-        self._tree: Optional[OwnedTree] = None
-
-    def start(
-        self,
-        argv: Sequence[str],
-        cwd: Optional[str] = None,
-        env: Optional[Mapping[str, str]] = None,
-        left_file: str = "",
-    ) -> None:
-        """Starts a command; returns when it runs. What an ended one has left is stopped first.
-
-        Args:
-            argv (Sequence[str]): the command and its arguments; no shell.
-            cwd (str): working directory; None: that of this process.
-            env (Mapping[str, str]): its whole environment; None: that of this process. A tag is added.
-            left_file (str): a file to be removed if this process dies before it could do so.
-
-        Raises:
-            TrainerLaunchError: nothing was started, nothing is left; see its subclasses.
-            RuntimeError: a command is running.
-        """
-        if os.name != "posix":
-            raise TrainerLaunchError(f"trainer processes need a POSIX system, this is {sys.platform}")
-        if not argv:
-            raise TrainerLaunchError("there is no command to start")
-        with self._lifecycle:
-            if self.status() is ProcessStatus.RUNNING:
-                raise RuntimeError(f"trainer process {self.pid} is running")
-            self._stop_tree(0.0, self.stop_grace_period)
-            self._tree = OwnedTree(
-                [os.fspath(arg) for arg in argv],
-                os.path.abspath(cwd or os.curdir),
-                os.environ if env is None else env,
-                self.stop_grace_period,
-                OutputLines(),
-                self._handle_line,
-                self._handle_exit,
-                left_file,
-            )
-            self._tree.wait_started()
-
-    def stop(self, shutdown_timeout: Optional[float] = None, stop_grace_period: Optional[float] = None) -> None:
-        """Ends the tree; the caller has already told the trainer to end. Idempotent, never raises.
-
-        Waits shutdown_timeout seconds for the command to exit; SIGTERM to all that is left; after stop_grace_period
-        seconds SIGKILL. Returns when no process, thread or file descriptor is left, a few seconds later at most.
-        """
-        with self._lifecycle:
-            self._stop_tree(
-                self.shutdown_timeout if shutdown_timeout is None else shutdown_timeout,
-                self.stop_grace_period if stop_grace_period is None else stop_grace_period,
-            )
-
-    def _stop_tree(self, shutdown_timeout: float, grace: float) -> None:
-        if self._tree and self._tree.status is not ProcessStatus.STOPPED:
-            self._tree.stop(shutdown_timeout, grace)
-
-    def status(self) -> ProcessStatus:
-        return self._tree.status if self._tree else ProcessStatus.NEW
-
-    @property
-    def pid(self) -> Optional[int]:
-        """The pid of the command, also after its end; None before the first start."""
-        return self._tree.pid if self._tree else None
-
-    @property
-    def returncode(self) -> Optional[int]:
-        """As subprocess has it: negative for a signal; None while it runs, or if the guard died before it."""
-        return self._tree.returncode if self._tree else None
-
-    def wait(self, timeout: Optional[float] = None) -> bool:
-        """Waits for the command to end (seconds; None: without limit). Returns whether it has."""
-        return self._tree is None or self._tree.wait_exit(timeout)
-
-    def exit_text(self) -> str:
-        """Returns why the command ended, for example "exit code 3" or "killed by SIGKILL"; empty while it runs."""
-        return self._tree.exit_text() if self._tree else ""
-
-    def output_tail(self) -> str:
-        """Returns the last lines of the output, bounded by TAIL_LINES and TAIL_BYTES."""
-        return self._tree.output.tail() if self._tree else ""
-
-    def cpu_and_state(self) -> TreeUsage:
-        """Returns CPU use and state of the whole tree, from /proc: tells a frozen trainer from a busy one."""
-        return self._tree.usage() if self._tree else TreeUsage(0.0, False)
-
-    def finalize(self, fl_ctx: FLContext) -> None:
-        self.stop()
+        self.on_exit = on_exit or (lambda text: None)
+        self.left_file = left_file
+        self.tree: Optional[OwnedTree] = None  # of the last launch
+        self._turn = threading.Lock()  # held while a tree is started or stopped
 
     def launch_task(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> bool:
-        """Starts the configured command unless it runs."""
-        if self.status() is ProcessStatus.RUNNING:
+        """Starts the command unless it runs; what an ended one has left is stopped first. Returns when it runs.
+
+        Raises:
+            TrainerLaunchError: nothing was started, nothing is left; a False could not say why.
+            ValueError: the command cannot be split.
+        """
+        with self._turn:
+            if self.tree and self.tree.status is ProcessStatus.RUNNING:
+                return True
+            if self.tree:
+                self.tree.stop(0.0, self.stop_grace_period)
+            self.tree = OwnedTree(
+                split_command(self.command),
+                self.get_app_dir(fl_ctx),
+                self.stop_grace_period,
+                self._handle_line,
+                self.on_exit,
+                self.left_file,
+            )
+            self.tree.start(launch_environment(fl_ctx))
             return True
-        try:
-            self.start(split_command(self.command), self.get_app_dir(fl_ctx), launch_environment(fl_ctx))
-        except (TrainerLaunchError, ValueError) as e:
-            self.log_error(fl_ctx, f"cannot launch the trainer: {e}")
-            return False
-        return True
 
     def stop_task(self, task_name: str, fl_ctx: FLContext, abort_signal: Signal) -> None:
-        self.stop()
+        """Ends the tree; see OwnedTree.stop. A command that is not aborted gets its time to exit by itself."""
+        with self._turn:
+            if self.tree:
+                self.tree.stop(0.0 if abort_signal.triggered else self.shutdown_timeout, self.stop_grace_period)
 
     def check_run_status(self, task_name: str, fl_ctx: FLContext) -> str:
-        status = self.status()
+        status = self.tree.status if self.tree else ProcessStatus.STOPPED
         if status is ProcessStatus.EXITED:
-            return LauncherRunStatus.COMPLETE_FAILED if self.returncode else LauncherRunStatus.COMPLETE_SUCCESS
-        running = status in (ProcessStatus.STARTING, ProcessStatus.RUNNING)
-        return LauncherRunStatus.RUNNING if running else LauncherRunStatus.NOT_RUNNING
+            has_succeeded = self.tree.returncode == 0
+            return LauncherRunStatus.COMPLETE_SUCCESS if has_succeeded else LauncherRunStatus.COMPLETE_FAILED
+        return _RUN_STATUS[status]
+
+    def needs_deferred_stop(self) -> bool:
+        """Each stop_task() ends the process, which may have something to finish, or to be pulled from."""
+        return True
+
+    def finalize(self, fl_ctx: FLContext) -> None:
+        self.stop_task("", fl_ctx, Signal())
 
     def _handle_line(self, line: str) -> None:
-        if self.log_line:
-            self.log_line(line)
-        else:
-            self.logger.log(level_of(line), "%s", without_level(line))
-
-    def _handle_exit(self, text: str) -> None:
-        if self.on_exit:
-            self.on_exit(text)
+        self.logger.log(level_of(line), "%s", without_level(line))
 
 
 def launch_environment(fl_ctx: FLContext) -> Dict[str, str]:

@@ -19,9 +19,7 @@ import subprocess
 import sys
 
 import pytest
-
-from nvflare.app_common.executors.client_api.migrate import NOT_MIGRATED, OK, main
-from tests.unit_test.app_common.executors.client_api.migration_parts import (
+from client_api.migration_parts import (
     CONFIGURATOR,
     IN_PROCESS,
     JOBS,
@@ -34,6 +32,8 @@ from tests.unit_test.app_common.executors.client_api.migration_parts import (
     make_job,
     new_executors,
 )
+
+from nvflare.app_common.executors.client_api.migrate import NOT_MIGRATED, OK, main
 
 # executor, components, keys -> what the advice says
 REFUSED = {

@@ -68,6 +68,16 @@ def daemon(_):
     os.waitpid(pid, 0)
 
 
+def storm(step):
+    """Forks a successor and exits, every 2 ms and in a session of its own if so told, for ever."""
+    say("storm")
+    while os.fork() == 0:
+        if step == "setsid":
+            os.setsid()
+        time.sleep(0.002)
+    os._exit(0)
+
+
 def spin(_):
     """Holds the GIL in C code for ever; a SIGTERM handler in Python never gets its turn."""
     signal.signal(signal.SIGTERM, lambda *_: say("SIGTERM"))
@@ -107,6 +117,7 @@ ACTIONS = {
     "hang": hang,
     "grandchild": grandchild,
     "daemon": daemon,
+    "storm": storm,
     "spin": spin,
     "freeze": freeze,
     "close_output": close_output,

@@ -12,11 +12,17 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Finds the processes of a test by a mark in their environment, whoever their parents are, and waits for their end."""
+"""Finds the processes of a test by a mark in their environment, whoever their parents are, and waits for their end.
+
+And lets this process run out of what it needs to start others.
+"""
 
 import os
+import resource
 import select
 import sys
+import threading
+from contextlib import contextmanager
 
 import pytest
 
@@ -57,3 +63,27 @@ def wait_gone(pids, seconds):
         for fd in pidfds:
             os.close(fd)
     return set()
+
+
+@contextmanager
+def few_descriptors(left=2):
+    """Leaves this process so many file descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unused = [os.open(os.devnull, os.O_RDONLY) for _ in range(left + 1)]  # the lowest ones that are free
+    for fd in unused:
+        os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (unused[-1], hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@contextmanager
+def no_more_threads():
+    """Has the system refuse this process further threads: there is no room for their stacks."""
+    size = threading.stack_size(1 << 46)
+    try:
+        yield
+    finally:
+        threading.stack_size(size)

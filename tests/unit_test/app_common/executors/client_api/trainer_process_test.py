@@ -14,9 +14,12 @@
 
 import faulthandler
 import logging
+import logging.handlers
 import os
 import queue
 import resource
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +27,12 @@ import threading
 import uuid
 
 import pytest
+from client_api.process_watch import MARKER, few_descriptors, marked_pids, no_more_threads, wait_gone
 
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+from nvflare.app_common.abstract.launcher import LauncherRunStatus
 from nvflare.app_common.executors.client_api.output_lines import (
     LINE_COST,
     LOG_BURST,
@@ -44,7 +52,6 @@ from nvflare.app_common.executors.client_api.process_tree import (
     describe_exit,
 )
 from nvflare.app_common.executors.client_api.trainer_process import TrainerProcess, split_command
-from tests.unit_test.app_common.executors.client_api.process_watch import MARKER, marked_pids, wait_gone
 
 LIMIT = 10.0  # seconds that a wait for an event may take
 CHILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "misbehaving_child.py")
@@ -82,18 +89,39 @@ def marker(monkeypatch):
 
 
 class Trainer(TrainerProcess):
-    """A TrainerProcess whose callbacks fill queues."""
+    """A TrainerProcess of a job, driven as a Launcher, whose output and exits fill queues."""
 
-    def __init__(self):
+    def __init__(self, job):
         self.lines, self.exits = queue.Queue(), queue.Queue()
-        super().__init__(stop_grace_period=LIMIT, log_line=self.lines.put, on_exit=self.exits.put)
+        self.new_context = job.engine.new_context
+        super().__init__("", stop_grace_period=LIMIT, on_exit=self.exits.put)
+        handler = logging.handlers.QueueHandler(self.lines)
+        self.logger = logging.Logger(type(self).__name__)
+        self.logger.addHandler(handler)
 
-    def run(self, *actions, **kwargs):
-        self.start(child(*actions), **kwargs)
+    def launch(self, argv):
+        self.command = shlex.join(argv)
+        with self.new_context() as fl_ctx:
+            return self.launch_task("train", Shareable(), fl_ctx, Signal())
+
+    def run(self, *actions):
+        return self.launch(child(*actions))
+
+    def stop(self, shutdown_timeout=30.0, stop_grace_period=LIMIT, abort_signal=Signal()):
+        self.shutdown_timeout, self.stop_grace_period = shutdown_timeout, stop_grace_period
+        with self.new_context() as fl_ctx:
+            self.stop_task("train", fl_ctx, abort_signal)
+
+    def run_status(self):
+        with self.new_context() as fl_ctx:
+            return self.check_run_status("train", fl_ctx)
+
+    def next_line(self):
+        return self.lines.get(timeout=LIMIT).getMessage()
 
     def await_line(self, text):
         while True:
-            line = self.lines.get(timeout=LIMIT)
+            line = self.next_line()
             if text in line:
                 return line
 
@@ -101,16 +129,20 @@ class Trainer(TrainerProcess):
         return self.exits.get(timeout=LIMIT)
 
     @property
+    def pid(self):
+        return self.tree.pid
+
+    @property
     def guard_pid(self):
         return read_process(self.pid).ppid
 
 
 @pytest.fixture
-def trainer(marker):
-    process = Trainer()
+def trainer(job, marker):
+    process = Trainer(job.start(FLComponent()))
     yield process
     process.stop(0.0, 0.0)
-    assert process.status() in (ProcessStatus.NEW, ProcessStatus.STOPPED)
+    assert process.run_status() == LauncherRunStatus.NOT_RUNNING
 
 
 class TestNaturalEnd:
@@ -120,14 +152,14 @@ class TestNaturalEnd:
     )
     def test_exit_is_told_with_its_cause(self, trainer, action, text, code):
         trainer.run("say=last words", action)
-        assert trainer.await_exit() == text == trainer.exit_text()
-        assert trainer.returncode == code
-        assert trainer.output_tail().startswith("last words")
-        assert trainer.wait(LIMIT) and trainer.status() is ProcessStatus.EXITED
+        assert trainer.await_exit() == text == trainer.tree.exit_text()
+        assert trainer.tree.returncode == code
+        assert trainer.tree.output.tail().startswith("last words")
+        assert trainer.tree.wait_exit(LIMIT) and trainer.tree.status is ProcessStatus.EXITED
 
     def test_tail_holds_the_traceback_when_the_exit_is_told(self, trainer):
         tails = queue.Queue()
-        trainer.on_exit = lambda text: tails.put(trainer.output_tail())
+        trainer.on_exit = lambda text: tails.put(trainer.tree.output.tail())
         trainer.run("raise=no luck")
         assert tails.get(timeout=LIMIT).endswith("RuntimeError: no luck")
 
@@ -136,14 +168,14 @@ class TestNaturalEnd:
         trainer.await_line("ready")
         os.kill(trainer.pid, signal.SIGKILL)
         assert trainer.await_exit() == "killed by SIGKILL"
-        assert trainer.returncode == -signal.SIGKILL
+        assert trainer.tree.returncode == -signal.SIGKILL
 
     def test_closing_the_output_is_not_an_exit(self, trainer):
         trainer.run("say=ready", "close_output", "hang")
         trainer.await_line("ready")
-        assert not trainer.wait(0.2)
+        assert not trainer.tree.wait_exit(0.2)
         trainer.stop(0.0)
-        assert trainer.exit_text() == "killed by SIGTERM"
+        assert trainer.tree.exit_text() == "killed by SIGTERM"
 
     def test_relaunch_after_an_exit(self, trainer):
         for code in (3, 4):
@@ -151,17 +183,18 @@ class TestNaturalEnd:
             assert trainer.await_exit() == f"exit code {code}"
             trainer.stop_grace_period = 0.0  # what the first one left is ended before the second starts
 
-    def test_start_while_running_is_refused(self, trainer):
+    def test_launch_while_running_changes_nothing(self, trainer):
         trainer.run("hang")
-        with pytest.raises(RuntimeError, match="is running"):
-            trainer.run("hang")
+        pid = trainer.pid
+        assert trainer.run("exit=0") is True
+        assert trainer.pid == pid
 
 
 class TestStop:
     def test_natural_exit_within_shutdown_timeout(self, trainer):
         trainer.run("say=ready", "write=bye\\n", "exit=0")
         trainer.stop(LIMIT, 0.0)
-        assert (trainer.exit_text(), trainer.status()) == ("exit code 0", ProcessStatus.STOPPED)
+        assert (trainer.tree.exit_text(), trainer.tree.status) == ("exit code 0", ProcessStatus.STOPPED)
 
     @pytest.mark.parametrize("actions", [("ignore_sigterm", "say=ready", "hang"), ("say=ready", "spin")])
     def test_sigkill_for_who_does_not_heed_sigterm(self, trainer, actions):
@@ -170,7 +203,7 @@ class TestStop:
         if "spin" in actions:
             trainer.await_line("spinning")
         trainer.stop(0.0, 0.2)
-        assert trainer.exit_text() == "killed by SIGKILL"
+        assert trainer.tree.exit_text() == "killed by SIGKILL"
 
     @pytest.mark.parametrize("actions", [("grandchild",), ("daemon",), ("grandchild", "daemon")])
     def test_descendants_are_ended_after_the_exit_of_the_command(self, trainer, marker, actions):
@@ -181,15 +214,23 @@ class TestStop:
         trainer.stop(LIMIT, 0.1)
         assert marked_pids(marker) == set()
 
+    @pytest.mark.parametrize("step", ["fork", "setsid"])
+    def test_who_is_never_there_for_long_is_caught(self, trainer, marker, step):
+        trainer.run(f"storm={step}")
+        trainer.await_line("storm")
+        assert trainer.await_exit() == "exit code 0"
+        trainer.stop(LIMIT, 0.1)
+        assert marked_pids(marker) == set()
+
     def test_frozen_command_gets_its_sigterm(self, trainer):
         trainer.run("say=ready", "freeze", "hang")
         trainer.await_line("ready")
         trainer.stop(0.0)
-        assert trainer.exit_text() == "killed by SIGTERM"
+        assert trainer.tree.exit_text() == "killed by SIGTERM"
 
     def test_twice_and_before_start(self, trainer):
         trainer.stop()
-        assert trainer.status() is ProcessStatus.NEW
+        assert trainer.run_status() == LauncherRunStatus.NOT_RUNNING
         trainer.run("hang")
         trainer.stop(0.0)
         trainer.stop(0.0)
@@ -202,7 +243,7 @@ class TestStop:
         os.kill(trainer.pid, signal.SIGKILL)
         for stop in stops:
             stop.join(LIMIT)
-        assert trainer.status() is ProcessStatus.STOPPED
+        assert trainer.tree.status is ProcessStatus.STOPPED
         assert trainer.exits.qsize() == 1
 
     def test_every_rung_is_logged(self, trainer, caplog):
@@ -234,14 +275,14 @@ class TestDeathOfAnOwner:
         trainer.await_line("ready")
         os.kill(trainer.guard_pid, signal.SIGSTOP)
         trainer.stop(0.0, 0.1)
-        assert trainer.exit_text() == "killed by SIGKILL"
+        assert trainer.tree.exit_text() == "killed by SIGKILL"
 
     def test_cj_killed(self, marker):
         code = (
-            "import sys, threading\n"
-            "from nvflare.app_common.executors.client_api.trainer_process import TrainerProcess\n"
-            "p = TrainerProcess(stop_grace_period=0.5, log_line=lambda line: print(line, flush=True))\n"
-            "p.start(sys.argv[1:])\n"
+            "import os, sys, threading\n"
+            "from nvflare.app_common.executors.client_api.process_tree import OwnedTree\n"
+            "say = lambda line: print(line, flush=True)\n"
+            "OwnedTree(sys.argv[1:], os.curdir, 0.5, say, say).start(os.environ)\n"
             "threading.Event().wait()\n"
         )
         actions = child("ignore_sigterm", "grandchild", "daemon", "say=ready", "hang")
@@ -258,46 +299,88 @@ class TestDeathOfAnOwner:
 
 class TestLaunchFailures:
     @pytest.mark.parametrize(
-        "argv, cwd, error, text",
+        "argv, error, text",
         [
-            (["no-such-command", "x"], None, CommandNotFoundError, "command not found: 'no-such-command'"),
-            (["./no/such/script.sh"], None, CommandNotFoundError, "command not found: './no/such/script.sh'"),
-            ([os.path.dirname(CHILD)], None, CommandNotExecutableError, "Is a directory"),
-            ([CHILD], None, CommandNotExecutableError, "Permission denied"),
-            ([sys.executable], "/no/such/dir", WorkingDirectoryError, "'/no/such/dir': No such file or directory"),
-            ([], None, TrainerLaunchError, "no command"),
-            (["null\0byte"], None, TrainerLaunchError, "null byte"),
+            (["no-such-command", "x"], CommandNotFoundError, "command not found: 'no-such-command'"),
+            (["./no/such/script.sh"], CommandNotFoundError, "command not found: './no/such/script.sh'"),
+            ([os.path.dirname(CHILD)], CommandNotExecutableError, "Is a directory"),
+            ([CHILD], CommandNotExecutableError, "Permission denied"),
+            ([], ValueError, "command must not be blank"),
+            (["null\0byte"], TrainerLaunchError, "null byte"),
         ],
     )
-    def test_typed_error_at_once(self, trainer, argv, cwd, error, text):
+    def test_typed_error_at_once(self, trainer, argv, error, text):
         with pytest.raises(error) as caught:
-            trainer.start(argv, cwd)
+            trainer.launch(argv)
         assert text in str(caught.value)
         assert trainer.exits.empty()
+
+    def test_working_directory(self, job, trainer):
+        app_dir = job.custom_dir.parent
+        shutil.rmtree(app_dir)
+        with pytest.raises(WorkingDirectoryError, match=f"'{app_dir}': No such file or directory"):
+            trainer.run("hang")
 
     def test_missing_interpreter(self, trainer, tmp_path):
         script = tmp_path / "train"
         script.write_text("#!/no/such/interpreter\n")
         script.chmod(0o700)
         with pytest.raises(CommandNotFoundError, match="interpreter"):
-            trainer.start([str(script)])
+            trainer.launch([str(script)])
+
+    def test_out_of_descriptors(self, trainer):
+        with few_descriptors(), pytest.raises(TrainerLaunchError, match="Too many open files"):
+            trainer.run("hang")
+
+    def test_out_of_threads(self, trainer, marker):
+        with no_more_threads(), pytest.raises(TrainerLaunchError, match="can't start new thread"):
+            trainer.run("hang")
 
     def test_a_good_start_after_a_failed_one(self, trainer):
         with pytest.raises(CommandNotFoundError):
-            trainer.start(["no-such-command"])
+            trainer.launch(["no-such-command"])
         trainer.run("exit=0")
         assert trainer.await_exit() == "exit code 0"
 
 
+class TestLauncher:
+    def test_run_status(self, trainer):
+        trainer.run("say=ready", "hang")
+        assert trainer.run_status() == LauncherRunStatus.RUNNING
+        os.kill(trainer.pid, signal.SIGKILL)
+        trainer.await_exit()
+        assert trainer.run_status() == LauncherRunStatus.COMPLETE_FAILED
+        trainer.run("exit=0")
+        trainer.await_exit()
+        assert trainer.run_status() == LauncherRunStatus.COMPLETE_SUCCESS
+        trainer.stop()
+        assert trainer.run_status() == LauncherRunStatus.NOT_RUNNING
+
+    def test_killed_guard_is_no_success(self, trainer):
+        trainer.run("hang")
+        os.kill(trainer.guard_pid, signal.SIGKILL)
+        trainer.await_exit()
+        assert trainer.run_status() == LauncherRunStatus.COMPLETE_FAILED
+
+    def test_an_aborted_task_is_not_waited_for(self, trainer):
+        trainer.run("say=ready", "hang")
+        trainer.await_line("ready")
+        abort_signal = Signal()
+        abort_signal.trigger(True)
+        trainer.stop(100 * LIMIT, LIMIT, abort_signal)
+        assert trainer.tree.exit_text() == "killed by SIGTERM"
+
+
 class TestCommand:
-    def test_environment_of_the_command(self, trainer, tmp_path):
-        trainer.run("show_environment", cwd=str(tmp_path), env={**os.environ, "COLOR": "green"})
+    def test_environment_of_the_command(self, job, trainer, monkeypatch):
+        monkeypatch.setenv("COLOR", "green")
+        trainer.run("show_environment")
         line = trainer.await_line("cwd=")
         # Python itself ignores SIGPIPE and SIGXFSZ.
-        assert line == f"cwd={tmp_path} fds=['0', '1', '2'] ignored=['SIGPIPE', 'SIGXFSZ'] color=green end"
+        assert line == f"cwd={job.custom_dir.parent} fds=['0', '1', '2'] ignored=['SIGPIPE', 'SIGXFSZ'] color=green end"
 
     def test_arguments_are_passed_as_they_are(self, trainer):
-        trainer.start(split_command(f"{sys.executable} {CHILD} 'say=two words; $HOME *'"))
+        trainer.launch(split_command(f"{sys.executable} {CHILD} 'say=two words; $HOME *'"))
         assert trainer.await_line("two") == "two words; $HOME *"
 
     @pytest.mark.parametrize("command", ["", "  ", "'open"])
@@ -308,16 +391,15 @@ class TestCommand:
 
 class TestUsage:
     def test_frozen_and_busy(self, trainer):
-        assert trainer.cpu_and_state() == (0.0, False)
         trainer.run("say=ready", "freeze", "spin")
         trainer.await_line("ready")
-        while not trainer.cpu_and_state().is_stopped:
+        while not trainer.tree.usage().is_stopped:
             pass  # soon: the line is written just before the signal
-        frozen = trainer.cpu_and_state().cpu_seconds
+        frozen = trainer.tree.usage().cpu_seconds
         os.kill(trainer.pid, signal.SIGCONT)
         trainer.await_line("spinning")
-        assert not trainer.cpu_and_state().is_stopped
-        while trainer.cpu_and_state().cpu_seconds <= frozen:
+        assert not trainer.tree.usage().is_stopped
+        while trainer.tree.usage().cpu_seconds <= frozen:
             pass  # soon: a clock tick is 10 ms
 
 
@@ -326,32 +408,29 @@ class TestOutput:
         trainer.run(r"write=a\xffb\n10%\r20%\r\nrest", "exit=0")
         trainer.await_exit()
         trainer.stop()
-        assert [trainer.lines.get(timeout=LIMIT) for _ in range(4)] == ["a\ufffdb", "10%", "20%", "rest"]
+        assert [trainer.next_line() for _ in range(4)] == ["a\ufffdb", "10%", "20%", "rest"]
         assert trainer.lines.empty()
 
     def test_flood_is_bounded_and_the_end_is_kept(self, trainer):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         trainer.run("flood=2", "exit=0")
         assert trainer.await_exit() == "exit code 0"
-        assert "flooded" in trainer.output_tail().splitlines()[-1]
+        assert "flooded" in trainer.tree.output.tail().splitlines()[-1]
         trainer.stop()
-        lines = [trainer.lines.get_nowait() for _ in range(trainer.lines.qsize())]
+        lines = [trainer.next_line() for _ in range(trainer.lines.qsize())]
         assert max(map(len, lines)) <= MAX_LINE_BYTES
         assert any("lines dropped" in line for line in lines)
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024  # KB
 
-    def test_a_failing_callback_does_not_stop_the_watch(self, trainer):
-        trainer.log_line = lambda line: 1 / 0
+    def test_a_log_that_fails_does_not_stop_the_watch(self, trainer):
+        trainer.logger.addFilter(lambda record: 1 / 0)
         trainer.run("say=x", "exit=3")
         assert trainer.await_exit() == "exit code 3"
 
-    def test_default_goes_to_the_log_with_the_level(self, marker, caplog):
-        caplog.set_level(logging.INFO)
-        process = TrainerProcess()
-        process.start(child("say=ERROR:root:bad", "say=hello"))
-        process.wait(LIMIT)
-        process.stop()
-        levels = {record.getMessage(): record.levelno for record in caplog.records}
+    def test_goes_to_the_log_with_its_level(self, trainer):
+        trainer.run("say=ERROR:root:bad", "say=hello")
+        trainer.await_exit()
+        levels = {record.getMessage(): record.levelno for record in (trainer.lines.get(timeout=LIMIT) for _ in "12")}
         assert (levels["root:bad"], levels["hello"]) == (logging.ERROR, logging.INFO)
 
 
