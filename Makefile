@@ -18,6 +18,8 @@ PIP := $(RUN) -m pip --disable-pip-version-check -qq
 # Folders too: their times change when a file is removed.
 SOURCES := $(shell find nvflare -name __pycache__ -prune -o -print)
 LINTED := $(wildcard nvflare tests examples bench)
+FUZZ_TESTS := $(wildcard tests/*/client_api/*fuzz_test.py tests/unit_test/app_common/executors/client_api/*fuzz_test.py)
+FEDERATION := tests/integration_test/client_api/federation
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -36,9 +38,9 @@ test: $(VENV)/.wheel  ## run all tests against the installed wheel (TEST_ARGS="-
 chaos: $(VENV)/.wheel  ## kill, stop and cut a real federation in every phase; report: .chaos/report.html (SOAK_ROUNDS=500)
 	@rm -rf $(CHAOS) && mkdir -p $(CHAOS)
 	@status=0; \
-	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(RUN) -m pytest tests/unit_test/app_common/executors/client_api/fuzz_test.py $(TEST_ARGS) || [ $$? -eq 5 ] || status=1; \
-	CHAOS_REPORT="$(abspath $(CHAOS))" SOAK_ROUNDS=$(SOAK_ROUNDS) $(RUN) -m pytest tests/federation -m "chaos or not chaos" $(TEST_ARGS) || status=$$?; \
-	$(RUN) -m tests.federation.report $(CHAOS); exit $$status
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(RUN) -m pytest $(FUZZ_TESTS) $(TEST_ARGS) || [ $$? -eq 5 ] || status=1; \
+	CHAOS_REPORT="$(abspath $(CHAOS))" SOAK_ROUNDS=$(SOAK_ROUNDS) $(RUN) -m pytest $(FEDERATION) -m "chaos or not chaos" $(TEST_ARGS) || status=$$?; \
+	$(RUN) -m $(subst /,.,$(FEDERATION)).report $(CHAOS); exit $$status
 
 lint: $(VENV)/.linters  ## check format (black, isort) and style (flake8)
 	@$(RUN) -m black --check $(LINTED)

@@ -18,7 +18,6 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from job_harness import assert_failed, log_record, make_task
 
 from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE, AnalyticsDataType
 from nvflare.apis.event_type import EventType
@@ -36,6 +35,7 @@ from nvflare.app_common.executors.client_api.backend_spec import (
 )
 from nvflare.app_common.executors.client_api_executor import FED_ANALYTIC_EVENT_TYPE, ClientAPIExecutor, ExecutionMode
 from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
+from tests.unit_test.app_common.executors.job_harness import assert_failed, log_record, make_task
 
 IN_PROCESS = ExecutionMode.IN_PROCESS
 

@@ -183,18 +183,6 @@ class TestSurface:
         with pytest.raises(AttributeError):
             context.command = "another"
 
-    def test_no_backend_is_loaded_before_the_job_starts(self, run_python):
-        run_python(
-            """
-            import sys
-            from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
-            ClientAPIExecutor("in_process", task_script_path="train.py")
-            loaded = [name for name in sys.modules if name.endswith("_backend") and "client_api" in name]
-            assert not loaded, loaded
-            assert "torch" not in sys.modules
-            """
-        )
-
 
 class TestValidation:
     @pytest.mark.parametrize("name, mode", MEANINGFUL)

@@ -16,27 +16,23 @@
 
 import builtins
 import faulthandler
+import logging
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 import threading
 from pathlib import Path
 from typing import Optional
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-pytest.register_assert_rewrite("job_harness", "client_api.backend_contract")
-
-from job_harness import JOB_ID, Cellnet, JobHarness  # noqa: E402
-
-from nvflare.apis.fl_constant import SystemConfigs  # noqa: E402
-from nvflare.fuel.data_event.data_bus import DataBus  # noqa: E402
-from nvflare.fuel.f3.cellnet.cell import Cell  # noqa: E402
-from nvflare.fuel.utils.config_service import ConfigService  # noqa: E402
-from nvflare.private.fed.utils.fed_utils import nvflare_fobs_initialize  # noqa: E402
+from nvflare.apis.fl_constant import SystemConfigs
+from nvflare.fuel.data_event.data_bus import DataBus
+from nvflare.fuel.f3.cellnet.cell import Cell
+from nvflare.fuel.utils.config_service import ConfigService
+from nvflare.private.fed.utils.fed_utils import nvflare_fobs_initialize
+from tests.unit_test.app_common.executors.client_api.log_watch import LogWatch
+from tests.unit_test.app_common.executors.job_harness import JOB_ID, Cellnet, JobHarness
 
 # Seconds: a test that takes longer hangs. A marker `watchdog(seconds)` gives a test its own limit.
 WATCHDOG_TIMEOUT = 120
@@ -155,16 +151,14 @@ def client_config():
 
 
 @pytest.fixture
-def run_python():
-    """Runs code in a fresh interpreter; it must end well."""
-
-    def run(code: str) -> str:
-        command = [sys.executable, "-c", textwrap.dedent(code)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        assert done.returncode == 0, done.stdout
-        return done.stdout
-
-    return run
+def site_log():
+    root, watch = logging.getLogger(), LogWatch()
+    level = root.level
+    root.addHandler(watch)
+    root.setLevel(logging.INFO)
+    yield watch
+    root.setLevel(level)
+    root.removeHandler(watch)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ import json
 import os
 import textwrap
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable, Optional
@@ -53,8 +53,16 @@ from nvflare.private.fed.client.client_run_manager import ClientRunManager
 from nvflare.widgets.fed_event import FED_EVENT_TOPIC
 from nvflare.widgets.widget import WidgetID
 
+PROJECT = Path(__file__).parents[4]
 SITE_NAME = "site-1"
 JOB_ID = "job-1"
+LIMIT = 30.0  # seconds that a test waits for anything
+POOL_THREADS = 8  # of nvflare's pools
+SMALL = 4
+# Elements of an array that is too large to travel inside a message, and of one that is also too large to travel in the
+# body of the message that it is pulled with.
+MEDIUM = 512 * 1024
+LARGE = 3 * 1024 * 1024
 
 
 class EventRecorder(FLComponent):
@@ -246,6 +254,15 @@ def stop_cell(cell: Cell) -> None:
 
 
 _stopped_cells = []
+
+
+def warm_up_pools(*pools: Executor) -> None:
+    """Has nvflare's pools start all their threads, which stay: before anybody counts threads."""
+    for pool in pools:
+        everybody = threading.Barrier(POOL_THREADS + 1)
+        for _ in range(POOL_THREADS):
+            pool.submit(everybody.wait)
+        everybody.wait(LIMIT)
 
 
 def make_task(value: Any = 0.0, current_round: int = 0, **params) -> Shareable:

@@ -21,7 +21,6 @@ import weakref
 
 import numpy as np
 import pytest
-from job_harness import JobHarness, assert_failed, make_submit_model_task, make_task, model_of
 
 from nvflare.apis.dxo import DataKind, from_shareable
 from nvflare.apis.event_type import EventType
@@ -29,6 +28,13 @@ from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
+from tests.unit_test.app_common.executors.job_harness import (
+    JobHarness,
+    assert_failed,
+    make_submit_model_task,
+    make_task,
+    model_of,
+)
 
 # Adds 1 to the model and reports what it was told; notes that it came to its end.
 TRAIN = """

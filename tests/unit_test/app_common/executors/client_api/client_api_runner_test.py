@@ -16,15 +16,12 @@
 
 import json
 import shlex
-import sys
 import textwrap
+from pathlib import Path
 
-import numpy as np
 import pytest
 
 from nvflare.app_common.executors.client_api.client_api_runner import ClientAPIRunner
-from nvflare.app_common.np.np_model_persistor import NPModelPersistor
-from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.client.config import ExchangeFormat, TransferType
 from nvflare.fuel.utils.constants import FrameworkType
 from nvflare.job_config.base_fed_job import BaseFedJob
@@ -49,13 +46,18 @@ TRAIN = """
 NUMPY = FrameworkType.NUMPY
 
 
-@pytest.fixture
-def scripts(tmp_path, monkeypatch):
-    """The current directory has a script, and a module that it imports."""
-    folder = tmp_path / "sources"
+def write_scripts(folder: Path) -> Path:
+    """Writes a script, and a module that it imports."""
     folder.mkdir()
     (folder / "train.py").write_text(textwrap.dedent(TRAIN))
     (folder / "step.py").write_text("STEP = 1\n")
+    return folder
+
+
+@pytest.fixture
+def scripts(tmp_path, monkeypatch):
+    """The current directory has a script, and a module that it imports."""
+    folder = write_scripts(tmp_path / "sources")
     monkeypatch.chdir(folder)
     return folder
 
@@ -197,18 +199,3 @@ class TestErrors:
     def test_server_is_no_place_for_it(self, scripts):
         with pytest.raises(ValueError, match="tried to assign to server"):
             BaseFedJob().to_server(ClientAPIRunner("train.py"))
-
-
-@pytest.mark.watchdog(200)
-def test_simulator_run(tmp_path, scripts, no_process_left):
-    """Two sites in two modes, in a job with nvflare's own selection of the best model and conversion of log records."""
-    job = BaseFedJob(name="job", min_clients=2)
-    job.to_server(NPModelPersistor(model=[0.0, 0.0]), id="persistor")
-    job.to_server(FedAvg(num_clients=2, num_rounds=2, persistor_id="persistor"))
-    formats = {"framework": NUMPY, "params_transfer_type": "DIFF"}
-    job.to(ClientAPIRunner("train.py", "1", **formats), "site-1", tasks=["train"])
-    command = f"{shlex.quote(sys.executable)} -u"
-    job.to(ClientAPIRunner("train.py", "3", "external_process", command, **formats), "site-2", tasks=["train"])
-    job.simulator_run(str(tmp_path / "run"))
-    (model,) = (tmp_path / "run" / "server").rglob("server.npy")
-    assert np.load(model).tolist() == [4.0, 4.0]  # twice the mean of 1 and 3

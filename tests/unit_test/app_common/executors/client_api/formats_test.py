@@ -22,11 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from client_api.attach_harness import attached
-from client_api.external_jobs import LARGE, SMALL, external
-from job_harness import assert_failed, make_task, model_of
 
-from nvflare.apis.dxo import DataKind, from_shareable
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.executors.client_api.result_converter import ResultConverter
@@ -34,23 +30,13 @@ from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.fuel.utils import fobs
 from nvflare.private.fed.client.client_json_config import ClientJsonConfigurator
-
-try:
-    import torch
-except ImportError:
-    torch = None
-
-needs_torch = pytest.mark.skipif(torch is None, reason="needs torch")
-
-# Tells what it got and sends one more than that.
-ADD_ONE = """
-    import nvflare.client as flare
-    flare.init()
-    while flare.is_running():
-        model = flare.receive()
-        types = {name: type(value).__name__ for name, value in model.params.items()}
-        flare.send(flare.FLModel(params={name: value + 1 for name, value in model.params.items()}, meta=types))
-"""
+from tests.unit_test.app_common.executors.client_api.formats_contract import (
+    ADD_ONE,
+    FormatsContract,
+    needs_torch,
+    torch,
+)
+from tests.unit_test.app_common.executors.job_harness import make_task, model_of
 
 TELL_FORMATS = """
     import nvflare.client as flare
@@ -62,85 +48,20 @@ TELL_FORMATS = """
     flare.send(flare.FLModel(params={"formats": [formats[name] for name in names]}))
 """
 
-ADD_ONE_TO_LAYERS = """
-    import nvflare.client as flare
-    flare.init()
-    while flare.is_running():
-        layers = flare.receive().params
-        assert list(layers) == ["dense"]  # as keras knows them
-        flare.send(flare.FLModel(params={"dense": [weights + 1 for weights in layers["dense"]]}))
-"""
-
-# Everything that a state dict may hold; what it received must be what it has sent before.
-STATE_DICT = """
-    import torch
-    import nvflare.client as flare
-
-    def equal(one, other):
-        return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
-
-    weight = torch.arange(6, dtype=torch.float32).reshape(2, 3)
-    state = {
-        "plain": weight,
-        "transposed": weight.t(),
-        "bfloat16": weight.to(torch.bfloat16),
-        "scalar": torch.tensor(7),
-        "empty": torch.zeros(0),
-        "parameter": torch.nn.Parameter(weight),
-        "int": 3,
-        "text": "relu",
-        "none": None,
-        "nested": {"momentum": weight.half(), "steps": [1, 2]},
-    }
-    flare.init()
-    while flare.is_running():
-        model = flare.receive()
-        before = model.params
-        if model.current_round:
-            assert before.keys() == state.keys()
-            for name in state.keys() - {"nested"}:
-                assert equal(before[name], state[name]), name
-                assert not isinstance(state[name], torch.Tensor) or before[name].dtype == state[name].dtype
-            assert equal(before["nested"]["momentum"], state["nested"]["momentum"])
-            assert before["nested"]["steps"] == [1, 2]
-        flare.send(flare.FLModel(params=dict(state), metrics={"accuracy": torch.tensor(0.5)}))
-"""
-
-SEND = """
-    import torch
-    import nvflare.client as flare
-    flare.init()
-    flare.receive()
-    flare.send(flare.FLModel(params={{"weight": torch.ones(2), "bias": {value}}}))
-"""
-
-
-@pytest.fixture(scope="module")
-def site_cell(job_cell):
-    return job_cell
-
-
-@pytest.fixture(params=["in_process", "external_process", "attach"])
-def start(request, job, trainers):
-    """Starts a job with a script, in each of the modes."""
-
-    def start(script: str):
-        name = job.script(script)
-        if request.param == "in_process":
-            return job.start(ClientAPIExecutor("in_process", task_script_path=name))
-        if request.param == "external_process":
-            return job.start(external(f"custom/{name}"))
-        job.start(attached())
-        trainers(job.custom_dir / name)
-        return job
-
-    return start
-
 
 @pytest.fixture
 def tensors():
     """Has this process know tensors, as a job does that exchanges them."""
     fobs.register(importlib.import_module("nvflare.app_opt.pt.decomposers").TensorDecomposer)
+
+
+class TestFormats(FormatsContract):
+    @pytest.fixture
+    def start(self, job):
+        def start(script: str):
+            return job.start(ClientAPIExecutor("in_process", task_script_path=job.script(script)))
+
+        return start
 
 
 class TestKeys:
@@ -201,7 +122,7 @@ class TestKeys:
     @pytest.mark.parametrize("exchanged", ["raw", "keras_layer_weights"])
     def test_difference_of_a_format_that_has_none(self, job, client_config, exchanged):
         client_config(params_exchange_format=exchanged, params_transfer_type="DIFF")
-        job.start(external("custom/none.py"))
+        job.start(ClientAPIExecutor("external_process", command="python3 custom/none.py"))
         (panic,) = job.panics
         for text in ("params_transfer_type DIFF", exchanged, "pytorch or numpy"):
             assert text in panic
@@ -209,14 +130,14 @@ class TestKeys:
     @pytest.mark.parametrize("exchanged", ["numpy", "raw", "keras_layer_weights"])
     def test_tensors_of_the_server_for_a_script_of_another_format(self, job, client_config, exchanged):
         client_config(params_exchange_format=exchanged, server_expected_format="pytorch")
-        job.start(external("custom/none.py"))
+        job.start(ClientAPIExecutor("external_process", command="python3 custom/none.py"))
         (panic,) = job.panics
         assert f"server_expected_format pytorch needs the same params_exchange_format, not {exchanged}" in panic
 
     @pytest.mark.skipif(torch is not None, reason="needs a Python without torch")
     def test_tensors_without_torch(self, job, client_config):
         client_config(params_exchange_format="pytorch", server_expected_format="pytorch")
-        job.start(external("custom/none.py"))
+        job.start(ClientAPIExecutor("external_process", command="python3 custom/none.py"))
         (panic,) = job.panics
         assert "server_expected_format pytorch needs torch" in panic and sys.executable in panic
 
@@ -226,68 +147,6 @@ class TestKeys:
         job.start(ClientAPIExecutor("in_process", task_script_path="script.py"))
         (warning,) = site_log.find("nothing converts")
         assert "numpy" in warning.getMessage() and "keras_layer_weights" in warning.getMessage()
-
-
-class TestFormats:
-    """One job in all modes, with the same results."""
-
-    def test_keras_weights(self, start, client_config):
-        client_config(params_exchange_format="keras_layer_weights")
-        job = start(ADD_ONE_TO_LAYERS)
-        for _ in range(2):
-            task = make_task(dense_nvf_0=np.zeros((2, 3)), dense_nvf_1=np.zeros(3))
-            params = model_of(job.execute("train", task)).params
-            assert {name: value.tolist() for name, value in params.items()} == {
-                "dense_nvf_0": [[1.0] * 3] * 2,
-                "dense_nvf_1": [1.0] * 3,
-            }
-
-    def test_raw(self, start, client_config):
-        client_config(params_exchange_format="raw", server_expected_format="raw")
-        job = start(ADD_ONE)
-        result = model_of(job.execute("train", make_task(w=41, x=0.5)))
-        assert result.params == {"w": 42, "x": 1.5}
-
-    @needs_torch
-    @pytest.mark.parametrize("transfer_type", ["FULL", "DIFF"])
-    def test_tensors_for_the_script_arrays_for_the_server(self, start, client_config, transfer_type):
-        client_config(params_exchange_format="pytorch", params_transfer_type=transfer_type)
-        job = start(ADD_ONE)
-        weights = np.arange(6, dtype=np.float32).reshape(2, 3)
-        result = job.execute("train", make_task(weights=weights, steps=np.int64(7)))
-        model = model_of(result)
-        assert model.meta["weights"] == "Tensor"
-        expected, kind = (weights + 1, DataKind.WEIGHTS) if transfer_type == "FULL" else (1.0, DataKind.WEIGHT_DIFF)
-        assert from_shareable(result).data_kind == kind
-        assert type(model.params["weights"]) is np.ndarray and model.params["weights"].dtype == np.float32
-        assert (model.params["weights"] == expected).all()
-
-    @needs_torch
-    def test_tensors_for_both(self, start, client_config):
-        client_config(params_exchange_format="pytorch", server_expected_format="pytorch")
-        job = start(STATE_DICT)
-        result = model_of(job.execute("train", make_task(current_round=0)))
-        again = model_of(job.execute("train", make_task(current_round=1, **result.params)))
-        assert type(again.params["parameter"]) is torch.Tensor
-        assert again.metrics == {"accuracy": 0.5}
-
-    @needs_torch
-    @pytest.mark.parametrize("transfer_type", ["FULL", "DIFF"])
-    def test_large_tensors_for_both(self, start, client_config, transfer_type):
-        keys = {"params_exchange_format": "pytorch", "server_expected_format": "pytorch"}
-        client_config(params_transfer_type=transfer_type, **keys)
-        job = start(ADD_ONE)
-        for value in range(2):
-            task = make_task(w=torch.full((LARGE,), float(value)), small=torch.zeros(SMALL))
-            params = model_of(job.execute("train", task)).params
-            assert (params["w"] == (value + 1.0 if transfer_type == "FULL" else 1.0)).all()
-            assert params["w"].numel() == LARGE and params["small"].tolist() == [1.0] * SMALL
-
-    @needs_torch
-    def test_what_cannot_be_converted_is_named(self, start, client_config):
-        client_config(params_exchange_format="pytorch")
-        job = start(SEND.format(value="torch.ones(2, dtype=torch.bfloat16)"))
-        assert_failed(job.execute("train", make_task()), "parameter 'bias' cannot be converted", "BFloat16")
 
 
 def converted(converter=None, **model) -> FLModel:
@@ -325,27 +184,6 @@ class TestWhatIsSent:
         sent = converted(params=params, metrics={"loss": np.float64(0.5)}, meta={"steps": 3})
         assert sent.params is params
         assert sent.metrics == {"loss": 0.5} and sent.meta["steps"] == 3
-
-    def test_tensor_in_a_job_of_arrays_is_named(self, run_python):
-        pytest.importorskip("torch")
-        output = run_python(
-            """
-            import torch
-            from nvflare.apis.fl_context import FLContext
-            from nvflare.app_common.abstract.fl_model import FLModel
-            from nvflare.app_common.executors.client_api.result_converter import ResultConverter
-            from nvflare.app_common.utils.fl_model_utils import FLModelUtils
-
-            for params in ({"a": 1, "b": torch.ones(2)}, {"a": 1, "b": torch.nn.Parameter(torch.ones(2))}):
-                try:
-                    result = FLModelUtils.to_shareable(FLModel(params=params))
-                    ResultConverter(None).process("train", result, FLContext())
-                except ValueError as e:
-                    print(e)
-            """
-        )
-        assert output.count("parameter 'b' is a torch tensor") == 2
-        assert output.count("set params_exchange_format to pytorch") == 2
 
     @needs_torch
     def test_number_as_a_tensor_is_a_number(self):

@@ -20,12 +20,17 @@ import sys
 import threading
 
 import pytest
-from client_api.backend_contract import GATED_TRAIN, TRAIN, BackendContract, fateful_script
-from job_harness import assert_failed, make_task, model_of
 
 from nvflare.app_common.executors.client_api import in_process_backend
 from nvflare.app_common.executors.client_api.backend_spec import MAX_CAUSE_BYTES
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
+from tests.unit_test.app_common.executors.client_api.backend_contract import (
+    GATED_TRAIN,
+    TRAIN,
+    BackendContract,
+    fateful_script,
+)
+from tests.unit_test.app_common.executors.job_harness import assert_failed, make_task, model_of
 
 # The script's thread dies by an exception, which pytest, too, hears of.
 a_thread_dies = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -12,16 +12,16 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""When a site that has lost its parent process ends its job at the server; tests/federation has the real thing."""
+"""When a site that has lost its parent process ends its job at the server; the federation has the real thing."""
 
 import json
 import os
 
 import pytest
-from job_harness import SITE_NAME
 
 from nvflare.apis.event_type import EventType
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
+from tests.unit_test.app_common.executors.job_harness import SITE_NAME
 
 SCRIPT = """
     import nvflare.client as flare

@@ -20,7 +20,6 @@ import shutil
 import stat
 
 import pytest
-from client_api.migration_parts import JOBS, config_file, load, new_executors
 
 from nvflare.app_common.executors.client_api.migrate import (
     NOT_MIGRATED,
@@ -31,6 +30,7 @@ from nvflare.app_common.executors.client_api.migrate import (
     main,
     write_in_place,
 )
+from tests.unit_test.app_common.executors.client_api.migration_parts import JOBS, config_file, load, new_executors
 
 SHAPES = sorted(path.name for path in JOBS.iterdir() if path.name != "two_sites")
 

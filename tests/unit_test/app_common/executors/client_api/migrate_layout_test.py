@@ -16,11 +16,11 @@
 import shutil
 
 import pytest
-from client_api.migration_parts import JOBS, config_file
 
 from nvflare.app_common.executors.client_api.migrate import main
 from nvflare.app_common.executors.client_api.migration.config_edit import ConfigDocument
 from nvflare.app_common.executors.client_api.migration.config_scan import HOCON, JSON, YAML, ConfigEditError
+from tests.unit_test.app_common.executors.client_api.migration_parts import JOBS, config_file
 
 
 class TestComments:

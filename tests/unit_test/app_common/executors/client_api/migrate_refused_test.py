@@ -19,7 +19,9 @@ import subprocess
 import sys
 
 import pytest
-from client_api.migration_parts import (
+
+from nvflare.app_common.executors.client_api.migrate import NOT_MIGRATED, OK, main
+from tests.unit_test.app_common.executors.client_api.migration_parts import (
     CONFIGURATOR,
     IN_PROCESS,
     JOBS,
@@ -32,8 +34,6 @@ from client_api.migration_parts import (
     make_job,
     new_executors,
 )
-
-from nvflare.app_common.executors.client_api.migrate import NOT_MIGRATED, OK, main
 
 # executor, components, keys -> what the advice says
 REFUSED = {

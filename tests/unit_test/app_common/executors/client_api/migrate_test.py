@@ -22,7 +22,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-from client_api.migration_parts import (
+
+from nvflare.app_common.executors.client_api.migrate import NOT_MIGRATED, OK, main
+from nvflare.app_common.executors.client_api.migration.knobs import (
+    ARGUMENTS,
+    FORMAT_DEFAULTS,
+    KNOBS,
+    LEGACY_EXECUTORS,
+    PIPES,
+    knob_table,
+)
+from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
+from tests.unit_test.app_common.executors.client_api.migration_parts import (
     CONFIGURATOR,
     CORPUS,
     EXECUTOR,
@@ -43,17 +54,6 @@ from client_api.migration_parts import (
     new_executors,
     outside,
 )
-
-from nvflare.app_common.executors.client_api.migrate import NOT_MIGRATED, OK, main
-from nvflare.app_common.executors.client_api.migration.knobs import (
-    ARGUMENTS,
-    FORMAT_DEFAULTS,
-    KNOBS,
-    LEGACY_EXECUTORS,
-    PIPES,
-    knob_table,
-)
-from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 
 # The arguments of nvflare 2.9.0's own ClientAPIExecutor and their defaults.
 ARGUMENTS_2_9 = {

@@ -22,9 +22,9 @@ import yaml
 
 from nvflare.app_common.executors.client_api.migration.knobs import FORMAT_DEFAULTS, JOB_KEYS, KNOBS, LEGACY_EXECUTORS
 from nvflare.fuel.utils.config_factory import ConfigFactory
+from tests.unit_test.app_common.executors.job_harness import PROJECT
 
 JOBS = Path(__file__).parent / "legacy_jobs"
-PROJECT = Path(__file__).parents[5]
 # Job templates of nvflare itself, where a collection of them is at hand.
 CORPUS = PROJECT.parent / "shared" / "corpus" / "legacy_jobs"
 EXECUTOR = "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor"

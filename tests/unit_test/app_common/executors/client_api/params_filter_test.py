@@ -15,11 +15,9 @@
 """A job's own ParamsConverter components as filters, through nvflare's own filter chain and an in-process script."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-from job_harness import JobHarness, make_submit_model_task, make_task, model_of
 
 from nvflare.apis.filter import Filter
 from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
@@ -33,6 +31,7 @@ from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.job_config.api import FedJob
 from nvflare.job_config.defs import FilterType
 from nvflare.private.privacy_manager import Scope
+from tests.unit_test.app_common.executors.job_harness import JobHarness, make_submit_model_task, make_task, model_of
 
 SCRIPT = """
     import nvflare.client as flare
@@ -140,46 +139,6 @@ class TestConversion:
             site.run("train", make_task(other=1))
         for text in ("FromServer", "'from_server'", "'train'", "KeyError: 'w'"):
             assert text in str(error.value)
-
-
-TORCH_JOB = """
-    import sys
-    from pathlib import Path
-    sys.path.insert(0, {tests!r})
-    from job_harness import JobHarness, make_task, model_of
-    from nvflare.app_common.executors.client_api.params_filter import ParamsConverterFilter
-    from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
-    from nvflare.app_opt.pt.numpy_params_converter import NumpyToPTParamsConverter, PTToNumpyParamsConverter
-
-    job = JobHarness(Path({root!r}), "job-1", None)
-    script = job.script({script!r})
-    filters = ParamsConverterFilter("from_server"), ParamsConverterFilter("to_server")
-    components = {{"from_server": NumpyToPTParamsConverter(), "to_server": PTToNumpyParamsConverter()}}
-    job.start(ClientAPIExecutor("in_process", task_script_path=script), *filters, components=components)
-    with job.engine.new_context() as fl_ctx:
-        task = filters[0].process(make_task(2.0), fl_ctx)
-        result = filters[1].process(job.execute("train", task), fl_ctx)
-    job.close()
-    print(repr(model_of(result).params["w"]))  # not before: an in-process script's job has its own print()
-"""
-
-TORCH_SCRIPT = """
-    import torch
-    import nvflare.client as flare
-    flare.init()
-    while flare.is_running():
-        params = flare.receive().params
-        assert type(params["w"]) is torch.Tensor
-        flare.send(flare.FLModel(params={"w": params["w"] + 1}))
-"""
-
-
-def test_nvflares_own_converters_for_tensors_in_a_job_of_arrays(tmp_path, run_python):
-    """The job's formats say nothing of tensors: the script's model and the server's are the components' affair."""
-    pytest.importorskip("torch")
-    tests, root = str(Path(__file__).parents[1]), str(tmp_path / "site")
-    output = run_python(TORCH_JOB.format(tests=tests, root=root, script=TORCH_SCRIPT))
-    assert "array([3., 3., 3., 3.])" in output
 
 
 class TestErrors:

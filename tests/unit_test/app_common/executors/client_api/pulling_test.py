@@ -16,13 +16,13 @@
 
 import numpy as np
 import pytest
-from client_api.cell_harness import warm_up_pools
 
 from nvflare.app_common.executors.client_api.pulling import PullingCell
 from nvflare.app_common.np.np_downloader import ArrayDownloadable, download_arrays
 from nvflare.fuel.f3.cellnet.defs import ReturnCode
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.streaming.stream_utils import stream_thread_pool
+from tests.unit_test.app_common.executors.job_harness import warm_up_pools
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -27,7 +27,6 @@ import threading
 import uuid
 
 import pytest
-from client_api.process_watch import MARKER, few_descriptors, marked_pids, no_more_threads, wait_gone
 
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.shareable import Shareable
@@ -52,6 +51,13 @@ from nvflare.app_common.executors.client_api.process_tree import (
     describe_exit,
 )
 from nvflare.app_common.executors.client_api.trainer_process import TrainerProcess, split_command
+from tests.unit_test.app_common.executors.client_api.process_watch import (
+    MARKER,
+    few_descriptors,
+    marked_pids,
+    no_more_threads,
+    wait_gone,
+)
 
 LIMIT = 10.0  # seconds that a wait for an event may take
 CHILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "misbehaving_child.py")

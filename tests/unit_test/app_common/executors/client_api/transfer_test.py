@@ -18,7 +18,6 @@ import threading
 
 import numpy as np
 import pytest
-from client_api.cell_harness import warm_up_pools
 
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
@@ -27,6 +26,7 @@ from nvflare.app_common.np.np_downloader import ArrayDownloadable
 from nvflare.fuel.f3.streaming.download_service import ProduceRC
 from nvflare.fuel.f3.streaming.stream_utils import stream_thread_pool
 from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
+from tests.unit_test.app_common.executors.job_harness import warm_up_pools
 
 WEIGHTS = {"a": np.zeros(1000, dtype=np.float32), "b": [np.ones(10), {"c": np.ones(5)}], "name": "x"}
 WEIGHTS_BYTES = 4000 + 80 + 40

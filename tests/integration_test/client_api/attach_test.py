@@ -1,0 +1,302 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The trainer's side of attach: the command line and what a scheduler sees of it, notebooks, residents, other ranks."""
+
+import shlex
+import signal
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from nvflare.app_common.executors.client_api.attach import ExitCode
+from tests.integration_test.client_api import attach_job
+from tests.integration_test.client_api.attach_harness import RUNNER, attach_command, attached, rendezvous, workspace
+from tests.unit_test.app_common.executors.client_api.process_watch import WITH_PROCESSES
+from tests.unit_test.app_common.executors.job_harness import LIMIT, PROJECT, assert_failed, make_task, model_of
+
+pytestmark = WITH_PROCESSES
+
+LARGE = 512 * 1024
+TRAIN = """
+    import nvflare.client as flare
+    flare.init()
+    print("joined", flare.get_job_id())
+    while flare.is_running():
+        model = flare.receive()
+        flare.send(flare.FLModel(params={"w": model.params["w"] + 1}))
+"""
+# Waits for a line in the midst of its work.
+HELD_UP = """
+    import sys
+    import nvflare.client as flare
+    from nvflare.fuel.f3.streaming.download_service import DownloadService
+
+    def wait_once(phase):
+        if sys.argv[1:] == [phase]:
+            sys.argv.pop()
+            print("now", phase)
+            sys.stdin.readline()
+
+    def handle_download(request, original=DownloadService._handle_download):
+        wait_once("sends")
+        return original(request)
+
+    DownloadService._handle_download = handle_download
+    flare.init()
+    print("joined", flare.get_job_id())
+    while flare.is_running():
+        model = flare.receive()
+        wait_once("trains")
+        flare.send(flare.FLModel(params={"w": model.params["w"] + 1}))
+"""
+
+
+@pytest.fixture
+def site_cell(job_cell):
+    return job_cell
+
+
+@pytest.fixture
+def run(processes):
+    """Runs the command line to its end; returns exit code and output."""
+
+    def run(*arguments: str) -> tuple:
+        process = processes(sys.executable, "-m", RUNNER, *arguments)
+        return process.exit_code(), process.output.text()
+
+    return run
+
+
+def script_of(folder: Path, text: str) -> str:
+    path = folder / "train.py"
+    path.write_text(textwrap.dedent(text))
+    return str(path)
+
+
+def assert_works(job) -> None:
+    assert (model_of(job.execute("train", make_task(value=1.0))).params["w"] == 2.0).all()
+
+
+class TestCommandLine:
+    def test_help_tells_the_exit_codes(self, run):
+        code, output = run("--help")
+        assert code == 0
+        for text in ("--workspace", "--follow", "Exit codes", "6 the job was lost"):
+            assert text in " ".join(output.split())
+
+    @pytest.mark.parametrize(
+        "arguments, text",
+        [
+            ([], "--workspace"),
+            (["--workspace", "."], "the script is missing"),
+            (["--workspace", ".", "--", "no_such.py"], "there is no script 'no_such.py'"),
+        ],
+    )
+    def test_wrong_usage(self, run, arguments, text):
+        code, output = run(*arguments)
+        assert code == 2 and text in output
+
+    def test_nobody_to_attach_to(self, run, tmp_path):
+        code, output = run("--workspace", str(tmp_path), "--wait", "0.1", "--", script_of(tmp_path, TRAIN))
+        assert code == ExitCode.NOBODY
+        assert f"waiting for a job in {tmp_path}" in output
+
+    def test_script_runs_as_if_it_was_started_alone(self, job, trainers, tmp_path):
+        (tmp_path / "neighbour.py").write_text("x = 1")
+        script = """
+            import sys
+            import neighbour
+            print(__name__, sys.argv[1:], __file__ == sys.argv[0])
+            sys.exit("no data")
+        """
+        path = script_of(tmp_path, script)
+        job.start(attached())
+        trainer = trainers(path, "--rate", "1")
+        assert trainer.exit_code() == ExitCode.FAILED
+        assert "__main__ ['--rate', '1'] True" in trainer.output.text()
+        assert "no data" in trainer.output.text()
+
+    def test_refused_rendezvous(self, job, run, tmp_path):
+        job.start(attached())
+        rendezvous(job).chmod(0o644)
+        code, output = run("--workspace", workspace(job), "--wait", "0.1", "--", script_of(tmp_path, TRAIN))
+        assert code == ExitCode.REFUSED and "its mode is 644" in output
+
+    def test_tampered_secret(self, job, run, tmp_path):
+        job.start(attached())
+        content = rendezvous(job).read_text().replace('"secret": "', '"secret": "00')
+        rendezvous(job).write_text(content)
+        code, output = run("--workspace", workspace(job), "--wait", "0.1", "--", script_of(tmp_path, TRAIN))
+        assert code == ExitCode.REJECTED and "wrong proof" in output
+
+    @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_signal_ends_the_script_and_the_job_is_told(self, job, trainers, tmp_path, number, code):
+        script = """
+            import signal
+            import nvflare.client as flare
+            flare.init()
+            flare.receive()
+            print("in task")
+            signal.pause()
+        """
+        job.start(attached())
+        trainer = trainers(script_of(tmp_path, script))
+        running = job.submit("train", make_task())
+        trainer.output.wait_for("in task")
+        trainer.signal(number)
+        assert trainer.exit_code() == code
+        assert_failed(running.result(LIMIT), "train.py has ended", number.name if code == 143 else "KeyboardInterrupt")
+
+
+class TestSeveralJobs:
+    def test_of_two_at_once_each_gets_a_trainer(self, job, job_factory, processes, tmp_path):
+        second = job_factory("job-2")
+        for a_job in (job, second):
+            a_job.start(attached())
+        command = attach_command(tmp_path, script_of(tmp_path, TRAIN))
+        both = [processes(*command) for _ in range(2)]
+        for a_job in (job, second):
+            assert_works(a_job)
+            a_job.end()
+        assert [trainer.exit_code() for trainer in both] == [ExitCode.ENDED] * 2
+        joined = {line for trainer in both for line in trainer.output.text().splitlines() if "joined" in line}
+        assert joined == {"joined job-1", "joined job-2"}
+
+    @pytest.mark.parametrize("options, expected", [(["--job", "job-2"], True), (["--site", "site-9"], False)])
+    def test_job_and_site_are_chosen(self, job, job_factory, processes, tmp_path, options, expected):
+        second = job_factory("job-2")
+        for a_job in (job, second):
+            a_job.start(attached())
+        trainer = processes(*attach_command(tmp_path, script_of(tmp_path, TRAIN), wait=1.0, options=options))
+        if expected:
+            assert_works(second)
+            second.end()
+        assert trainer.exit_code() == (ExitCode.ENDED if expected else ExitCode.NOBODY)
+
+    def test_resident_trainer_serves_one_after_another(self, job, processes, tmp_path):
+        options = ["--follow"]
+        trainer = processes(*attach_command(tmp_path, script_of(tmp_path, TRAIN), wait=2.0, options=options))
+        for _ in range(3):  # of the same name, in the same place
+            job.start(attached())
+            assert_works(job)
+            job.end()
+        assert trainer.exit_code() == ExitCode.ENDED
+        assert trainer.output.text().count("joined job-1") == 3
+
+
+class TestJobThatIsKilled:
+    @pytest.fixture
+    def killed_job(self, federation, processes, tmp_path):
+        command = [sys.executable, "-m", attach_job.__name__, federation.url, str(tmp_path / "killed")]
+        job = processes(*command, cwd=PROJECT)
+        job.output.wait_for("the job has started")
+        return job
+
+    def kill(self, job) -> None:
+        job.signal(signal.SIGKILL)
+        job.exit_code()
+
+    @pytest.mark.parametrize("phase", ["waits", "trains", "sends"])
+    def test_resident_trainer_goes_on(self, killed_job, job, processes, tmp_path, phase):
+        options = ["--follow"]
+        trainer = processes(*attach_command(tmp_path, script_of(tmp_path, HELD_UP), phase, options=options))
+        trainer.output.wait_for(f"joined {attach_job.KILLED_JOB}")
+        if phase != "waits":
+            killed_job.type(str(LARGE))
+            trainer.output.wait_for(f"now {phase}")
+        self.kill(killed_job)
+        trainer.type("\n")  # for the next job, too
+        trainer.output.wait_for("the job was lost")
+        if phase != "waits":
+            assert "AgentClosed: the result of task 'train' did not reach the job" in trainer.output.text()
+        job.start(attached())
+        trainer.output.wait_for("joined job-1")
+        assert_works(job)
+
+    def test_its_rendezvous_is_recognised(self, killed_job, run, tmp_path):
+        self.kill(killed_job)
+        code, output = run("--workspace", str(tmp_path), "--wait", "0.1", "--", script_of(tmp_path, TRAIN))
+        assert code == ExitCode.REFUSED
+        assert f"its job's process {killed_job.process.pid} is gone" in output
+
+
+class TestRealUse:
+    def test_notebook_serves_two_jobs_in_a_row(self, job, processes):
+        notebook = processes(sys.executable, "-i", "-q")
+        notebook.type("import nvflare.client as flare")
+        notebook.type("from nvflare.app_common.executors.client_api import attach")
+        for number in range(2):  # of the same name, in the same place
+            job.start(attached())
+            notebook.type(f"flare.init(config_file=attach.wait_for({workspace(job)!r}))")
+            notebook.type("model = flare.receive()")
+            notebook.type('flare.send(flare.FLModel(params={"w": model.params["w"] + 1}))')
+            assert_works(job)
+            job.end()
+            notebook.type(f"print('job {number} runs', flare.is_running())")
+            notebook.output.wait_for(f"job {number} runs False")
+        notebook.type("exit()")
+        assert notebook.exit_code() == 0
+
+    def test_notebook_that_goes_on_leaves_the_job(self, job, job_factory, processes, tmp_path):
+        notebook = processes(sys.executable, "-i", "-q")
+        notebook.type("import nvflare.client as flare")
+        notebook.type("from nvflare.app_common.executors.client_api import attach")
+        job.start(attached())
+        notebook.type(f"flare.init(config_file=attach.wait_for({workspace(job)!r})); flare.receive() and None")
+        running = job.submit("train", make_task())
+        second = job_factory("job-2").start(attached())
+        notebook.type(f"flare.init(config_file=attach.wait_for({workspace(second)!r}))")
+        assert_failed(running.result(LIMIT), "the trainer has gone on to another job")
+        notebook.type("model = flare.receive()")
+        notebook.type('flare.send(flare.FLModel(params={"w": model.params["w"] + 1}))')
+        assert_works(second)
+
+    def test_scheduler_starts_it_later_elsewhere_and_in_another_environment(self, job, site_log, processes, tmp_path):
+        job.start(attached())
+        (record,) = site_log.find("to start one: ")
+        command = record.getMessage().partition("to start one: ")[2]
+        command = command.replace("SCRIPT.py [ARGS]", shlex.quote(script_of(tmp_path, TRAIN)))
+        path = Path(sys.executable).parent
+        sbatch = processes("env", "-i", f"PATH={path}:/bin", "HOME=/", "sh", "-c", f"cd /; read line; exec {command}")
+        running = job.submit("train", make_task(value=1.0))
+        sbatch.type("the node is free")
+        assert (model_of(running.result(LIMIT)).params["w"] == 2.0).all()
+        job.end()
+        assert sbatch.exit_code() == ExitCode.ENDED
+
+    def test_other_ranks_run_the_script_and_do_not_connect(self, job, processes, tmp_path):
+        script = """
+            import os
+            import nvflare.client as flare
+            flare.init()
+            print("rank", os.environ["RANK"], flare.get_job_id(), flare.get_site_name())
+            try:
+                flare.is_train()
+            except RuntimeError as error:
+                print(error)
+            if os.environ["RANK"] == "0":
+                model = flare.receive()
+                flare.send(flare.FLModel(params={"w": model.params["w"] + 1}))
+        """
+        command = attach_command(tmp_path, script_of(tmp_path, script))
+        ranks = [processes(*command, RANK=str(rank)) for rank in range(2)]
+        job.start(attached())
+        assert_works(job)
+        assert [rank.exit_code() for rank in ranks] == [ExitCode.ENDED] * 2
+        for number, rank in enumerate(ranks):
+            assert f"rank {number} job-1 site-1" in rank.output.text()
+        assert "only rank 0 can call is_train" in ranks[1].output.text()

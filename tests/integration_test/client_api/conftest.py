@@ -1,0 +1,105 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What tests of a session have: a federation, a job in it, its log, and trainers that somebody else owns."""
+
+import os
+import subprocess
+import sys
+import uuid
+
+import pytest
+
+from tests.integration_test.client_api import job_process
+from tests.integration_test.client_api.attach_harness import Trainer, attach_command, workspace
+from tests.integration_test.client_api.cell_harness import Federation, warm_up
+from tests.unit_test.app_common.executors.client_api.process_watch import MARKER, marked_pids
+from tests.unit_test.app_common.executors.conftest import (  # noqa: F401 - what every test has
+    cellnet,
+    client_config,
+    job,
+    job_factory,
+    nothing_left,
+    real_stderr,
+    site_cell,
+    site_log,
+    watchdog,
+)
+from tests.unit_test.app_common.executors.job_harness import PROJECT, SITE_NAME
+
+
+@pytest.fixture(scope="module")
+def federation():
+    federation = Federation()
+    yield federation
+    federation.stop()
+
+
+@pytest.fixture(scope="module")
+def job_cell(federation):
+    cell = federation.join(f"{SITE_NAME}.{uuid.uuid4().hex}")  # a process can give a cell's name only twice
+    warm_up(cell)
+    return cell
+
+
+@pytest.fixture
+def no_process_left(monkeypatch):
+    """Marks every process of a test and fails it if one is left."""
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv(MARKER, mark)
+    yield mark
+    assert marked_pids(mark) == set()
+
+
+@pytest.fixture
+def killed_job_process(federation, no_process_left, tmp_path):
+    """Kills a client job process in a phase of a task (see job_process.py), and tells what it leaves: the pids."""
+
+    def kill(phase: str) -> set:
+        command = [sys.executable, "-m", job_process.__name__, str(tmp_path), federation.url, phase]
+        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, cwd=PROJECT, **streams) as process:
+            while process.stdout.readline() != "now\n":
+                assert process.poll() is None
+            tree = marked_pids(no_process_left) - {process.pid, os.getpid()}
+            process.kill()
+        return tree
+
+    yield kill
+    assert list(tmp_path.rglob("*client_api*.json*")) == []
+
+
+@pytest.fixture
+def processes(nothing_left):  # noqa: F811
+    """Starts processes; those that are left are killed after the test."""
+    started = []
+
+    def start(*command: str, **options) -> Trainer:
+        started.append(Trainer(*command, **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.stop()
+
+
+@pytest.fixture
+def trainers(job, processes):  # noqa: F811
+    """Starts trainers that attach a script to a job."""
+
+    def start(script="", *args, a_job=job, command=()) -> Trainer:
+        return processes(*(command or attach_command(workspace(a_job), script, *args)))
+
+    yield start
+    job.end()  # while they can hear of it

@@ -1,0 +1,65 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""external_process with torchrun: its launcher or the job's process is killed while the ranks spin in C code."""
+
+import os
+import signal
+import sys
+
+import pytest
+
+from tests.integration_test.client_api.external_jobs import (
+    RANKS,
+    STOP_GRACE_PERIOD,
+    assert_works,
+    start_ranks,
+    stats,
+    task_of,
+)
+from tests.unit_test.app_common.executors.client_api.process_watch import marked_pids, wait_gone
+from tests.unit_test.app_common.executors.job_harness import assert_failed
+
+pytest.importorskip("torch")
+
+pytestmark = [
+    pytest.mark.watchdog(90),
+    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
+]
+
+# Seconds from the death of a command to the failure of its task.
+FAILURE_LIMIT = 2.0
+
+
+@pytest.fixture
+def site_cell(job_cell, no_process_left):
+    return job_cell
+
+
+def test_launcher_is_killed(job, site_log, no_process_left):
+    start_ranks(job)
+    running = job.submit("train", task_of())
+    site_log.wait_for("now: spin", RANKS)
+    tree = marked_pids(no_process_left) - {os.getpid()}
+    assert len(tree) == 2 + RANKS  # guard and launcher
+    os.kill(stats(job)["pid"], signal.SIGKILL)
+    assert_failed(running.result(FAILURE_LIMIT), "killed by SIGKILL")
+    assert wait_gone(tree, STOP_GRACE_PERIOD + 2) == set()
+    assert_works(job, added=3.0)
+
+
+def test_job_process_is_killed(killed_job_process):
+    tree = killed_job_process("ranks")
+    assert len(tree) == 2 + RANKS
+    assert wait_gone(tree, STOP_GRACE_PERIOD + 2) == set()

@@ -1,0 +1,226 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Whole jobs in nvflare's simulator: ClientAPIExecutor in mode in_process between nvflare's own controllers and script.
+
+Each job runs once and its tests look at what it left: the log, the model, the validation results, the log records.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
+from nvflare.app_common.np.np_formatter import NPFormatter
+from nvflare.app_common.np.np_model_locator import NPModelLocator
+from nvflare.app_common.np.np_model_persistor import NPModelPersistor
+from nvflare.app_common.widgets.validation_json_generator import ValidationJsonGenerator
+from nvflare.app_common.workflows.cross_site_model_eval import CrossSiteModelEval
+from nvflare.app_common.workflows.fedavg import FedAvg
+from nvflare.job_config.api import FedJob
+from tests.integration_test.client_api.simulator_parts import LogKeeper
+
+pytestmark = pytest.mark.watchdog(400)
+
+# Seconds after which a job is taken to hang.
+JOB_TIMEOUT = 200
+
+TROUBLE = re.compile(r" - (WARNING|ERROR|CRITICAL) - ")
+
+# Adds 1 to the model in every round, logs, keeps its model for cross-site validation; a model's score is its sum.
+SCRIPT = """
+    import sys
+    from pathlib import Path
+    import numpy as np
+    import nvflare.client as flare
+    from nvflare.client.tracking import SummaryWriter
+
+    scalars, fail_in_round = int(sys.argv[1]), int(sys.argv[2])
+    flare.init()
+    writer = SummaryWriter()
+    own_model = Path("own_model.npy").resolve()
+    while flare.is_running():
+        model = flare.receive()
+        if flare.is_train():
+            if model.current_round == fail_in_round:
+                raise RuntimeError("out of data")
+            before = model.params["numpy_key"]
+            for step in range(scalars):
+                writer.add_scalar("loss", float(step), model.current_round * scalars + step)
+            np.save(own_model, before + 1)
+            flare.send(flare.FLModel(params={"numpy_key": before + 1}, metrics={"sum": float(before.sum())}))
+        elif flare.is_evaluate():
+            flare.send(flare.FLModel(metrics={"sum": float(model.params["numpy_key"].sum())}))
+        elif flare.is_submit_model():
+            flare.send(flare.FLModel(params={"numpy_key": np.load(own_model)}))
+"""
+
+
+class SimulatedJob:
+    """A job that has run: its exit code, its log and its workspace."""
+
+    def __init__(
+        self, root: Path, sites: int, threads: int, rounds: int = 2, scalars: int = 0, fail_in_round: int = -1
+    ):
+        self.name = "job"
+        self.root = root
+        script = root / "train.py"
+        script.write_text(textwrap.dedent(SCRIPT))
+        self.fed_job = FedJob(name=self.name, min_clients=sites)
+        persistor = NPModelPersistor(model=[0.0, 0.0, 0.0])
+        self.fed_job.to_server(persistor, id="persistor")
+        self.fed_job.to_server(FedAvg(num_clients=sites, num_rounds=rounds, persistor_id="persistor"))
+        self.fed_job.to_server(LogKeeper(), id="log_keeper")
+        executor = ClientAPIExecutor(
+            "in_process",
+            task_script_path="train.py",
+            task_script_args=f"{scalars} {fail_in_round}",
+            train_with_evaluation=True,
+        )
+        self.fed_job.to_clients(executor)
+        self.fed_job.add_file_to_clients(str(script))
+        self.arguments = ["-n", str(sites), "-t", str(threads)]
+
+    def add_cross_site_validation(self) -> None:
+        self.fed_job.to_server(NPModelLocator(), id="locator")
+        self.fed_job.to_server(NPFormatter(), id="formatter")
+        self.fed_job.to_server(ValidationJsonGenerator(), id="json")
+        self.fed_job.to_server(CrossSiteModelEval(model_locator_id="locator", formatter_id="formatter"))
+
+    def run(self) -> "SimulatedJob":
+        self.fed_job.export_job(str(self.root / "jobs"))
+        command = [sys.executable, "-m", "nvflare.private.fed.app.simulator.simulator", str(self.root / "jobs" / "job")]
+        command += ["-w", str(self.root / "run"), *self.arguments]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, cwd=self.root
+        ) as process:
+            try:
+                self.log = process.communicate(timeout=JOB_TIMEOUT)[0]
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                pytest.fail(f"the job hangs:\n{process.communicate()[0]}")
+        self.exit_code = process.returncode
+        return self
+
+    @property
+    def server_dir(self) -> Path:
+        return self.root / "run" / "server" / "simulate_job"
+
+    def global_model(self) -> list:
+        return np.load(self.server_dir / "models" / "server.npy").tolist()
+
+    def log_records(self) -> list:
+        return [json.loads(line) for line in (self.server_dir / "log_records.jsonl").read_text().splitlines()]
+
+    def complaints(self) -> list:
+        """The lines of the whole log that tell of trouble."""
+        return [line for line in self.log.splitlines() if TROUBLE.search(line)]
+
+    def complaints_of(self, site: str) -> list:
+        return [
+            line for line in (self.root / "run" / site / "log.txt").read_text().splitlines() if TROUBLE.search(line)
+        ]
+
+
+@pytest.fixture(scope="module")
+def one_site(tmp_path_factory):
+    return SimulatedJob(tmp_path_factory.mktemp("one_site"), sites=1, threads=1, scalars=500).run()
+
+
+@pytest.fixture(scope="module")
+def four_sites(tmp_path_factory):
+    return SimulatedJob(tmp_path_factory.mktemp("four_sites"), sites=4, threads=2, scalars=10).run()
+
+
+@pytest.fixture(scope="module")
+def cross_site(tmp_path_factory):
+    job = SimulatedJob(tmp_path_factory.mktemp("cross_site"), sites=2, threads=2)
+    job.add_cross_site_validation()
+    return job.run()
+
+
+@pytest.fixture(scope="module")
+def failing(tmp_path_factory):
+    return SimulatedJob(tmp_path_factory.mktemp("failing"), sites=1, threads=1, scalars=3, fail_in_round=1).run()
+
+
+class TestOneSite:
+    def test_model_is_trained(self, one_site):
+        assert one_site.exit_code == 0
+        assert one_site.global_model() == [2.0, 2.0, 2.0]
+
+    def test_every_scalar_is_at_the_server_in_order(self, one_site):
+        assert one_site.log_records() == [["site-1", "loss", float(step % 500), step] for step in range(1000)]
+
+    def test_log_is_quiet(self, one_site):
+        assert one_site.complaints() == []
+        assert "Traceback" not in one_site.log
+
+
+class TestFourSitesOnTwoThreads:
+    """The simulator swaps sites in and out: each task is the first one of a new process."""
+
+    def test_model_is_trained(self, four_sites):
+        assert four_sites.exit_code == 0
+        assert four_sites.global_model() == [2.0, 2.0, 2.0]
+
+    def test_every_scalar_is_at_the_server_in_order(self, four_sites):
+        records = four_sites.log_records()
+        for number in range(1, 5):
+            steps = [step for site, _, _, step in records if site == f"site-{number}"]
+            assert steps == list(range(20))
+
+    def test_log_is_quiet(self, four_sites):
+        assert four_sites.complaints() == []
+        assert "Traceback" not in four_sites.log
+
+
+class TestCrossSiteValidation:
+    def test_model_is_trained(self, cross_site):
+        assert cross_site.exit_code == 0
+        assert cross_site.global_model() == [2.0, 2.0, 2.0]
+
+    def test_every_site_validates_every_model(self, cross_site):
+        results = json.loads((cross_site.server_dir / "cross_site_val" / "cross_val_results.json").read_text())
+        assert results.keys() == {"site-1", "site-2"}
+        for site in results:
+            assert results[site] == {name: {"sum": 6.0} for name in ("SRV_server", "site-1", "site-2")}
+
+    def test_log_is_quiet(self, cross_site):
+        assert cross_site.complaints() == []
+        assert "Traceback" not in cross_site.log
+
+
+class TestFailingScript:
+    def test_log_has_the_cause_once(self, failing):
+        assert failing.log.count("RuntimeError: out of data") == 1
+        assert failing.log.count("train.py raised RuntimeError at line") == 1
+
+    def test_it_is_the_sites_only_complaint(self, failing):
+        (complaint,) = failing.complaints_of("site-1")
+        assert "ClientAPIExecutor - ERROR" in complaint and "train.py raised RuntimeError" in complaint
+
+    def test_what_was_logged_before_is_at_the_server(self, failing):
+        assert [step for *_, step in failing.log_records()] == [0, 1, 2]
+
+    def test_model_of_the_last_good_round_is_kept(self, failing):
+        assert failing.global_model() == [1.0, 1.0, 1.0]

@@ -1,0 +1,96 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A trainer that says what it likes, sealed or not, under any name: for attacks on a session."""
+
+import queue
+from typing import Optional
+
+from nvflare.app_common.executors.client_api.handshake import Handshake, pack, unpack
+from nvflare.app_common.executors.client_api.trainer_pipe import ENCODING, HELLO, SEAL, TASK, head_of
+from nvflare.fuel.f3.cellnet.cell import Cell
+from nvflare.fuel.f3.cellnet.defs import Encoding, MessageHeaderKey, ReturnCode
+from nvflare.fuel.f3.cellnet.utils import make_reply
+from nvflare.fuel.f3.message import Message as CellMessage
+from nvflare.fuel.utils import fobs
+from nvflare.fuel.utils.pipe.cell_pipe import _from_cell_message, _to_cell_message
+from nvflare.fuel.utils.pipe.pipe import Message
+from tests.unit_test.app_common.executors.job_harness import LIMIT
+
+
+class RawTrainer:
+    def __init__(self, cell: Cell, channel: str, job: str, keys: dict, name: str = ""):
+        """Has no session yet.
+
+        Args:
+            cell: from which it sends.
+            channel: of the job's pipe.
+            job: name of the cell of the job's pipe.
+            keys: of the session, as far as it knows them.
+            name: under which it sends; default: the cell's own.
+        """
+        self.cell = cell.core_cell
+        self.channel = channel
+        self.job = job
+        self.name = name or cell.get_fqcn()
+        self.handshake = Handshake(keys["secret"], keys["challenge"], job, self.name)
+        self.hello = self.handshake.hello()
+        self.seals = self.handshake.key(self.hello).channel("messages", is_trainer=True)
+        self.received = queue.Queue()
+        self.cell.register_request_cb(channel, "*", self._take)
+        if name:
+            self.cell.add_outgoing_request_filter("*", "*", self._take_name)
+
+    def _take_name(self, message: CellMessage) -> None:
+        message.set_header(MessageHeaderKey.ORIGIN, self.name)
+
+    def _take(self, request: CellMessage) -> CellMessage:
+        topic, seal = request.get_header(MessageHeaderKey.TOPIC), request.get_header(SEAL)
+        if self.seals.check(seal, head_of(topic, request), request.payload):
+            self.received.put(Message.new_request(topic, None, _from_cell_message(request).msg_id))
+        reply = make_reply(ReturnCode.OK)
+        reply.set_header(SEAL, self.seals.seal_answer(seal, repr((ReturnCode.OK, None)).encode()))
+        return reply
+
+    def take_task(self) -> Message:
+        """Waits for a task; returns its id, and none of its content."""
+        while (msg := self.received.get(timeout=LIMIT)).topic != TASK:
+            pass
+        return msg
+
+    def join(self, hello: Optional[dict] = None) -> dict:
+        """Says HELLO, its own or another's; returns the answer."""
+        return unpack(self.ask(HELLO, CellMessage(payload=pack(hello or self.hello))).payload)
+
+    def message(self, msg: Message, **headers) -> CellMessage:
+        """Makes a message without a seal."""
+        request = _to_cell_message(msg)
+        request.payload = fobs.dumps(request.payload)
+        request.add_headers({ENCODING: Encoding.FOBS, MessageHeaderKey.PAYLOAD_ENCODING: Encoding.BYTES, **headers})
+        return request
+
+    def sealed(self, msg: Message, payload: Optional[bytes] = None) -> CellMessage:
+        """Makes a message with a good seal; its payload may be given as it is on the wire."""
+        request = self.message(msg)
+        request.payload = request.payload if payload is None else payload
+        request.set_header(SEAL, self.seals.seal(head_of(msg.topic, request), request.payload))
+        return request
+
+    def ask(self, topic: str, request: CellMessage, channel: str = "") -> CellMessage:
+        copy = CellMessage(dict(request.headers or {}), request.payload)  # sending changes it
+        return self.cell.send_request(channel or self.channel, topic, self.job, copy, timeout=LIMIT)
+
+    def tell(self, topic: str, request: CellMessage, channel: str = "") -> None:
+        copy = CellMessage(dict(request.headers or {}), request.payload)
+        self.cell.fire_and_forget(channel or self.channel, topic, self.job, copy)
