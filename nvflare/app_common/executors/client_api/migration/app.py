@@ -14,11 +14,10 @@
 
 """Migrates one app's client config: plans (plan.py), edits the document, checks the result."""
 
-from pathlib import Path
 from typing import List, NamedTuple
 
 from nvflare.app_common.executors.client_api.migration.config_edit import ConfigDocument
-from nvflare.app_common.executors.client_api.migration.job import NewExecutor, NewFilter, Row
+from nvflare.app_common.executors.client_api.migration.job import LegacyJob, NewExecutor, NewFilter, Row, Surroundings
 from nvflare.app_common.executors.client_api.migration.knobs import REFUSED
 from nvflare.app_common.executors.client_api.migration.parts import PartError
 from nvflare.app_common.executors.client_api.migration.plan import plan
@@ -41,30 +40,30 @@ class Migrated(NamedTuple):
         return any(row.fate == REFUSED for row in self.rows)
 
 
-def migrate_config(text: str, syntax: str, target: str, custom_dir: Path) -> Migrated:
+def migrate_config(text: str, syntax: str, target: str, surroundings: Surroundings) -> Migrated:
     """Migrates the text of a client config.
 
     Args:
         text: of the config.
         syntax: one of config_scan's JSON, HOCON and YAML.
         target: the nvflare version that is to run it: "2.8", with this project's executor, or "2.9", with its own.
-        custom_dir: of the app; an executor class of the job's own is imported from there.
+        surroundings: what is around it.
 
     Raises:
         ConfigEditError: the config is broken, or cannot be edited in place.
     """
     document = ConfigDocument(text, syntax)
     try:
-        job = plan(document, target, custom_dir)
+        job = plan(document, target, surroundings)
     except PartError as e:
         return Migrated(text, [Row("config", "", None, REFUSED, "", str(e))])
-    if job.is_refused or not job.executors:
+    if job.is_refused or not (job.executors or job.dropped):
         return Migrated(text, job.rows)
     for executor in job.executors:
         _edit_executor(document, executor)
     for new_filter in job.filters:
         _add_filter(document, new_filter)
-    _drop_components(document, job.dropped)
+    _drop_components(document, job)
     after = "format_version" if "format_version" in document.data else None
     for name, value in reversed(job.job_keys.items()):
         document.insert((), name, value, after)
@@ -130,7 +129,8 @@ def _add_filter(document: ConfigDocument, new: NewFilter) -> None:
         document.insert((new.section,), None, chain, after=len(chains) - 1 if chains else None)
 
 
-def _drop_components(document: ConfigDocument, ids: List[str]) -> None:
-    positions = [i for i, config in enumerate(document.data.get("components", [])) if config.get("id") in ids]
+def _drop_components(document: ConfigDocument, job: LegacyJob) -> None:
+    components = enumerate(document.data.get("components", []))
+    positions = [i for i, config in components if job.resolve(config.get("id")) in job.dropped]
     if positions:
         document.delete(("components",), positions)

@@ -17,6 +17,12 @@
 import shlex
 from typing import Any, List
 
+from nvflare.app_common.executors.client_api.migration.advice import (
+    as_shell_command,
+    shell_syntax,
+    unknown_argument,
+    unknown_component,
+)
 from nvflare.app_common.executors.client_api.migration.job import LegacyJob, NewArgument, component_place
 from nvflare.app_common.executors.client_api.migration.knobs import (
     DROPPED,
@@ -28,46 +34,42 @@ from nvflare.app_common.executors.client_api.migration.knobs import (
     RELAY,
     SUBPROCESS_LAUNCHER,
 )
-from nvflare.app_common.executors.client_api.migration.parts import ExecutorPart, class_path, is_part
+from nvflare.app_common.executors.client_api.migration.parts import ExecutorPart, class_path, is_part, strings
+from nvflare.client.constants import CLIENT_API_CONFIG
 
-_ANALYTICS = "analytix_log_stats"
-# What only a shell understands; neither nvflare's launcher nor the executor gives a command to one.
-_SHELL_WORDS = {"&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1"}
-
-ATTACH_ADVICE = (
-    "somebody else starts its trainer, so it becomes execution_mode attach, by hand: path ClientAPIExecutor with "
-    'args execution_mode = "attach"; the formats become keys of the job; a FilePipe stays as the component with id '
-    "client_api_pipe, a CellPipe goes; the trainer is started with "
-    "`python -m nvflare.app_common.executors.client_api.attach --workspace DIR -- SCRIPT.py`"
+OWN_CONFIG_FILE = (
+    f"the executor writes {CLIENT_API_CONFIG}: have the script call flare.init() without a file, remove this "
+    "argument, and migrate again"
 )
-LAUNCHER_ADVICE = (
-    "a launcher of the job's own: if it runs a command, write a SubprocessLauncher with that command as script and "
-    "migrate again; if it hands the trainer to somebody else (a scheduler, a service), give it the id "
-    "client_api_launcher, and " + ATTACH_ADVICE
-)
+_ATTACH = {
+    "2.8": 'by hand: path ClientAPIExecutor with args execution_mode = "attach"; the formats become keys of the job; '
+    "a FilePipe stays as the component with id client_api_pipe, a CellPipe goes; the trainer is started with "
+    "`python -m nvflare.app_common.executors.client_api.attach --workspace DIR -- SCRIPT.py`",
+    "2.9": 'by hand: path ClientAPIExecutor with args execution_mode = "attach", an attach_id and the formats; the '
+    "pipe goes; nvflare 2.9's own guide says how the trainer is started",
+}
 
 
 def plan_launcher(job: LegacyJob, where: str, part: ExecutorPart) -> List[NewArgument]:
     """Returns the arguments that come from an executor's launcher; the launcher and the pipe may go."""
     launcher_id = job.resolve(part.arguments.get("launcher_id"))
     launcher = job.component(launcher_id)
-    if launcher_id is None or launcher is None:
-        problem = f"there is no component {launcher_id!r}: " if launcher_id else ""
-        job.refuse(where, "launcher_id", launcher_id, problem + ATTACH_ADVICE)
+    if launcher is None:
+        job.refuse(where, "launcher_id", launcher_id, _missing_launcher(job, launcher_id))
         return []
     if not is_part(launcher, "SubprocessLauncher"):
-        job.refuse(component_place(launcher_id), "path", class_path(launcher), LAUNCHER_ADVICE)
+        job.refuse(component_place(launcher_id), "path", class_path(launcher), _own_launcher(job.target))
         return []
     _plan_pipe(job, part)
-    job.candidates[launcher_id] = "its arguments are the executor's now"
+    job.may_go(launcher_id, "its arguments are the executor's now")
     raw = job.written_arguments(launcher_id)
     arguments = []
     for name, value in raw.items():
         knob = KNOBS[SUBPROCESS_LAUNCHER].get(name)
-        if name == "clean_up_script" and not value:
+        if name == "clean_up_script" and not job.resolve(value):
             job.report(component_place(launcher_id), name, value, DROPPED, "", "there is none")
         elif knob is None or knob.fate == REFUSED:
-            job.refuse(component_place(launcher_id), name, value, _launcher_advice(name, value, raw.get("script")))
+            job.refuse(component_place(launcher_id), name, value, _launcher_advice(name, value, raw))
         else:
             why = knob.why if knob.fate != KEPT else ""
             job.report(component_place(launcher_id), name, value, knob.fate, knob.becomes, why)
@@ -79,30 +81,53 @@ def plan_launcher(job: LegacyJob, where: str, part: ExecutorPart) -> List[NewArg
     return arguments
 
 
+def attach_advice(target: str) -> str:
+    return f"a trainer that somebody else starts is execution_mode attach, {_ATTACH[target]}"
+
+
+def _own_launcher(target: str) -> str:
+    keeps_it = "give it the id client_api_launcher: " if target == "2.8" else ""
+    return (
+        "a launcher of the job's own: if it runs a command, write a SubprocessLauncher with that command as script and "
+        "migrate again; if it hands the trainer to somebody else (a scheduler, a service), "
+        f"{keeps_it}{attach_advice(target)}"
+    )
+
+
+def _missing_launcher(job: LegacyJob, launcher_id: Any) -> str:
+    if launcher_id is None:
+        return attach_advice(job.target)
+    launchers = [i for i, config in job.components.items() if "launcher" in class_path(config).lower()]
+    advice = unknown_component(str(launcher_id), launchers or job.components)
+    if "meant" in advice:
+        return advice
+    attach = attach_advice(job.target)
+    return f"{advice}: add the launcher that it names, and migrate again; if there is to be none: {attach}"
+
+
 def _note_shell(job: LegacyJob, launcher_id: str, script: Any) -> None:
-    try:
-        words = shlex.split(script) if isinstance(script, str) else []
-    except ValueError:
-        return  # the executor says what is wrong with it
-    if _SHELL_WORDS & set(words) or (words and "=" in words[0]):
-        advice = f"the launcher gave it to no shell either; for one: bash -c {shlex.quote(script)}"
-        job.report(component_place(launcher_id), "script", script, NOTE, "", advice)
+    found = shell_syntax(script) if isinstance(script, str) else []
+    if found:
+        advice = f"only a shell understands {' '.join(found)}, and the launcher gave it to no shell either; for one: "
+        job.report(component_place(launcher_id), "script", script, NOTE, "", advice + as_shell_command(script))
 
 
 def _plan_pipe(job: LegacyJob, part: ExecutorPart) -> None:
     pipe_id = job.resolve(part.arguments.get("pipe_id"))
     pipe = job.component(pipe_id)
     if pipe is None:
-        return  # the launcher's own trainer does not need it
+        why = f"{unknown_component(str(pipe_id), job.components)} (2.8 cannot start the job; it is not needed now)"
+        job.report("pipe", "pipe_id", pipe_id, NOTE, "", why)
+        return
     if not is_part(pipe, "CellPipe", "FilePipe"):
         job.refuse(
             component_place(pipe_id),
             "path",
             class_path(pipe),
             "a pipe of the job's own: if it only leads to the launched trainer, write a CellPipe and migrate again; "
-            "if somebody else's trainer is at its end, " + ATTACH_ADVICE,
+            f"else: {attach_advice(job.target)}",
         )
-    job.candidates[pipe_id] = KNOBS[PIPES]["every argument"].why
+    job.may_go(pipe_id, KNOBS[PIPES]["every argument"].why)
 
 
 def plan_relays(job: LegacyJob) -> None:
@@ -110,17 +135,8 @@ def plan_relays(job: LegacyJob) -> None:
     for relay_id, relay in job.components.items():
         if not is_part(relay, "MetricRelay"):
             continue
-        arguments = relay["args"]
-        event_type = arguments.get("event_type", _ANALYTICS)
-        if event_type not in (_ANALYTICS, "fed." + _ANALYTICS):
-            advice = f"the executor sends fed.{_ANALYTICS}: have the server's components listen to that, remove this"
-            job.refuse(component_place(relay_id), "event_type", event_type, advice)
-        elif not arguments.get("fed_event", True) and not converts_analytics(job):
-            advice = "what the script logs would leave the site now: remove this, or add a ConvertToFedEvent"
-            job.refuse(component_place(relay_id), "fed_event", False, advice)
-        job.candidates[relay_id] = KNOBS[RELAY]["pipe_id"].why
-        if job.component(arguments.get("pipe_id")):
-            job.candidates.setdefault(arguments["pipe_id"], KNOBS[PIPES]["every argument"].why)
+        job.may_go(relay_id, KNOBS[RELAY]["pipe_id"].why)
+        job.may_go(relay["args"].get("pipe_id"), KNOBS[PIPES]["every argument"].why)
     for config_id, config in job.components.items():
         if is_part(config, "ExternalConfigurator"):
             ids = config["args"].get("component_ids") or []
@@ -128,12 +144,10 @@ def plan_relays(job: LegacyJob) -> None:
             if foreign:
                 advice = f"it also tells the script about {foreign}: pass that on as a script argument, remove it"
                 job.refuse(component_place(config_id), "component_ids", ids, advice)
-            job.candidates[config_id] = "the executor writes all that flare.init() reads"
-
-
-def converts_analytics(job: LegacyJob) -> bool:
-    converters = [c for c in job.components.values() if is_part(c, "ConvertToFedEvent")]
-    return any(_ANALYTICS in strings(c["args"].get("events_to_convert")) for c in converters)
+            name = config["args"].get("config_file_name", CLIENT_API_CONFIG)
+            if name != CLIENT_API_CONFIG:
+                job.refuse(component_place(config_id), "config_file_name", name, OWN_CONFIG_FILE)
+            job.may_go(config_id, "the executor writes all that flare.init() reads")
 
 
 def plan_drops(job: LegacyJob) -> None:
@@ -162,17 +176,9 @@ def _arguments(job: LegacyJob, config: Any) -> Any:
     return job.variables.component(config)["args"]
 
 
-def _launcher_advice(name: str, value: Any, script: Any) -> str:
+def _launcher_advice(name: str, value: Any, arguments: dict) -> str:
     if name != "clean_up_script":
-        return "no argument of SubprocessLauncher: remove it, and migrate again"
-    inner = f"trap {shlex.quote(str(value))} EXIT; {script}"
-    return f"nothing runs after the command: remove it and write the script as bash -c {shlex.quote(inner)}"
-
-
-def strings(value: Any) -> list:
-    """All strings in a value, keys excepted."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        return [text for item in value for text in strings(item)]
-    return [value] if isinstance(value, str) else []
+        known = KNOBS[SUBPROCESS_LAUNCHER].keys() - arguments.keys()
+        return unknown_argument("SubprocessLauncher", name, sorted(known))
+    inner = f"trap {shlex.quote(str(value))} EXIT; {arguments.get('script')}"
+    return f"nothing runs after the command: remove it and write the script as {as_shell_command(inner)}"

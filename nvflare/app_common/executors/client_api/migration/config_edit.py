@@ -22,6 +22,7 @@ So comments, order and layout of all that is not touched stay, and an edit that 
 """
 
 import json
+import re
 import textwrap
 from typing import Any, Iterable, Optional, Tuple
 
@@ -40,6 +41,9 @@ from nvflare.fuel.utils.config import ConfigFormat
 from nvflare.fuel.utils.config_factory import ConfigFactory
 
 Path = Tuple  # of keys and positions, from the root
+
+# A comment that is a piece of config which somebody has switched off.
+_SWITCHED_OFF = re.compile(r"\s*(?:#|//)+\s*(?:[{}\[\]]|- |\"?[\w.@$-]+\"?\s*(?:\+?=|[:{\[]))")
 
 
 def parse(text: str, syntax: str) -> dict:
@@ -123,7 +127,10 @@ class ConfigDocument:
         self._apply([(entry.start, entry.key_end, f'"{key}"' if old.startswith('"') else key)])
 
     def delete(self, path: Path, keys: Iterable) -> None:
-        """Removes entries of a map or list, with the comments just above and beside them."""
+        """Removes entries of a map or list, with the comments just above and beside them.
+
+        What is switched off by a comment may be switched on again: it stays.
+        """
         keys = set(keys)
         node, holder = self._node(path), self._data(path)
         names = [i if node.kind == "list" else entry.key for i, entry in enumerate(node.entries)]
@@ -135,7 +142,9 @@ class ConfigDocument:
             del holder[key]
         if gone and not kept and node.is_block:
             colon = self.text.index(":", self._entry(path).key_end)
-            self._apply([(colon + 1, node.end, " []" if node.kind == "list" else " {}")])
+            leads = [self.text[self._lead_start(node, entry) : self._line_start(entry.start)] for entry in gone]
+            left = "".join("\n" + lead.rstrip("\n") for lead in leads if self._is_switched_off(lead))
+            self._apply([(colon + 1, node.end, (" []" if node.kind == "list" else " {}") + left)])
             return
         edits = [self._removal(node, entry) for entry in gone]
         if kept and gone and node.entries[-1].comma is None and kept[-1].comma is not None:
@@ -202,6 +211,9 @@ class ConfigDocument:
         markers = {HOCON: ("#", "//"), YAML: ("#",), JSON: ()}[self.syntax]
         return text.strip().startswith(markers) if markers else False
 
+    def _is_switched_off(self, comments: str) -> bool:
+        return any(_SWITCHED_OFF.match(line) for line in comments.splitlines())
+
     def _lead_start(self, node: Node, entry: Entry) -> int:
         """The start of the line of an entry, or of the comment lines just above it."""
         above_first = 0 if node.is_block else node.inner_start  # a block starts with its first key
@@ -242,8 +254,9 @@ class ConfigDocument:
         start, end = entry.start, entry.end if entry.comma is None else entry.comma + 1
         rest = self.text[end : self._line_end(end)]
         if self._begins_line(start) and (not rest.strip() or self._is_comment(rest)):
-            start, end = self._lead_start(node, entry), min(self._line_end(end) + 1, len(self.text))
-            return start, end, ""
+            lead, start = self._lead_start(node, entry), self._line_start(start)
+            is_kept = self._is_switched_off(self.text[lead:start])
+            return start if is_kept else lead, min(self._line_end(end) + 1, len(self.text)), ""
         if node.is_block:
             raise ConfigEditError("the first key beside a dash cannot be removed in place: write it plainly")
         if entry is node.entries[0]:

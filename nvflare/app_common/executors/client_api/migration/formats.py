@@ -14,25 +14,29 @@
 
 """The formats in which parameters travel, and the converter components: keys of the job and task filters now."""
 
-from typing import List
+from typing import List, Optional
 
+from nvflare.app_common.executors.client_api.migration.advice import unknown_component
 from nvflare.app_common.executors.client_api.migration.job import LegacyJob, NewArgument, NewFilter
 from nvflare.app_common.executors.client_api.migration.knobs import (
     ADDED,
     ARGUMENTS,
     CONVERTERS,
     DROPPED,
-    EXECUTORS,
     FORMAT_DEFAULTS,
     IN_PROCESS,
     KEPT,
-    KNOBS,
-    LAUNCHER,
     MOVED,
     NOTE,
     TARGET_DEFAULTS,
 )
-from nvflare.app_common.executors.client_api.migration.parts import ExecutorPart, PartError, class_path
+from nvflare.app_common.executors.client_api.migration.parts import (
+    ExecutorPart,
+    PartError,
+    class_path,
+    is_part,
+    strings,
+)
 from nvflare.client.config import ExchangeFormat, TransferType
 
 # Its client-side controllers call the executor themselves, past all filters.
@@ -49,7 +53,15 @@ _FORMAT_CHOICES = {
 }
 
 
-def plan_formats(job: LegacyJob, where: str, part: ExecutorPart) -> List[NewArgument]:
+# nvflare's own converters, and the formats with which the trainer's Client API does what they do.
+_PAIRS = {
+    ("NumpyToPTParamsConverter", "PTToNumpyParamsConverter"): ("pytorch", "numpy"),
+    ("PTReceiveParamsConverter", "PTSendParamsConverter"): ("pytorch", "pytorch"),
+    ("NumpyToKerasModelParamsConverter", "KerasModelToNumpyParamsConverter"): ("keras_layer_weights", "numpy"),
+}
+
+
+def plan_formats(job: LegacyJob, where: str, position: int, part: ExecutorPart) -> List[NewArgument]:
     """Plans the three format keys; returns them as arguments where the target has them so."""
     legacy = part.legacy
     given = {name: part.arguments[name] for name in FORMAT_DEFAULTS if name in part.arguments}
@@ -59,7 +71,12 @@ def plan_formats(job: LegacyJob, where: str, part: ExecutorPart) -> List[NewArgu
         if effective[name] not in [choice.value for choice in choices]:
             allowed = ", ".join(choice.value for choice in choices)
             raise PartError(f"{where}: {name} must be one of {allowed}, but is {effective[name]!r}")
-    is_forced = _trainer_must_not_convert(part, effective)
+    pair = _formats_of_pair(job, position, part)
+    if pair:
+        formats = dict(zip(("params_exchange_format", "server_expected_format"), pair))
+        effective.update(formats)
+        given.update({name: value for name, value in formats.items() if name in given})
+    is_forced = not pair and _trainer_must_not_convert(part, effective)
     if is_forced:
         same = effective["server_expected_format"] = effective["params_exchange_format"]
         given["server_expected_format"] = same
@@ -72,7 +89,9 @@ def plan_formats(job: LegacyJob, where: str, part: ExecutorPart) -> List[NewArgu
         if name == "server_expected_format" and is_forced:
             continue  # is noted already
         if name not in part.arguments:
-            job.report(where, name, new[name], ADDED, name, f"the default of {part.name}")
+            job.report(
+                where, name, new[name], ADDED, name, "of the converters" if pair else f"the default of {part.name}"
+            )
         elif job.target == "2.9":
             job.report(where, name, new[name], KEPT, name)
         else:
@@ -108,28 +127,46 @@ def _trainer_must_not_convert(part: ExecutorPart, effective: dict) -> bool:
 
 
 def plan_converters(job: LegacyJob, where: str, position: int, part: ExecutorPart) -> None:
-    """Plans the filters that take over an executor's converters."""
+    """Plans what takes over an executor's converters: filters, or the formats."""
+    are_formats = _formats_of_pair(job, position, part) is not None
     for name, section in CONVERTERS.items():
         value = part.arguments.get(name)
         converter_id = job.resolve(value)
+        knob = ARGUMENTS[part.legacy.mode][name]
         if name not in part.arguments:
             continue
-        knob = KNOBS[EXECUTORS][name]
-        if not converter_id:
+        if knob.fate == DROPPED:
+            job.report(where, name, value, DROPPED, "", knob.why)
+            job.may_go(converter_id, "nothing uses it")
+        elif not converter_id:
             job.report(where, name, value, DROPPED, "", "there is none")
         elif not job.component(converter_id):
-            job.refuse(where, name, value, f"there is no component {converter_id!r}: add it, or remove this")
-        elif _why_no_filter(job) and part.legacy.mode == LAUNCHER:
-            job.report(where, name, value, DROPPED, "", "launcher executors of 2.8 ignore it (and warn)")
+            job.refuse(where, name, value, unknown_component(str(converter_id), job.components))
+        elif are_formats:
+            job.report(where, name, value, MOVED, "the formats", "which do what nvflare's own converters did")
+            job.may_go(converter_id, "the formats do what it did")
         elif _why_no_filter(job):
             job.refuse(where, name, value, f"{_why_no_filter(job)}: convert in the script, and remove this")
         else:
             _check_chains(job, section)
             job.filters.append(NewFilter(section, converter_id, _tasks_of(job, position, part)))
             job.report(where, name, value, MOVED, knob.becomes, knob.why)
-            if part.legacy.mode == LAUNCHER:
-                why = "launcher executors of 2.8 ignore it (and warn): remove the filter if that was what you want"
-                job.report(where, name, value, NOTE, "", why)
+
+
+def _formats_of_pair(job: LegacyJob, position: int, part: ExecutorPart) -> Optional[tuple]:
+    """Returns the two formats that do what the executor's two converters do, if these are a pair of nvflare's own."""
+    if part.legacy.mode != IN_PROCESS:
+        return None
+    converters = [job.component(job.resolve(part.arguments.get(name))) for name in CONVERTERS]
+    if None in converters or not all(is_part(c, class_path(c).rpartition(".")[2]) for c in converters):
+        return None
+    tasks = set(_tasks_of(job, position, part))
+    train, evaluate, submit = (job.resolve(part.arguments.get(key, name)) for key, name in _TASK_NAMES.items())
+    for converter, needed in zip(converters, ({train, evaluate}, {train, submit})):
+        supported = converter["args"].get("supported_tasks")
+        if supported and not needed & tasks <= set(strings(supported)):
+            return None
+    return _PAIRS.get(tuple(class_path(c).rpartition(".")[2] for c in converters))
 
 
 def _why_no_filter(job: LegacyJob) -> str:
@@ -148,7 +185,7 @@ def _check_chains(job: LegacyJob, section: str) -> None:
 
 def _tasks_of(job: LegacyJob, position: int, part: ExecutorPart) -> List[str]:
     """The tasks that filters have to name: they know no patterns."""
-    tasks = job.entries("executors")[position].get("tasks")
+    tasks = job.resolve(job.entries("executors")[position].get("tasks"))
     tasks = tasks if isinstance(tasks, list) else []
     names = [job.resolve(part.arguments.get(key, default)) for key, default in _TASK_NAMES.items()]
     prefixes = tuple(task.split("*")[0] for task in tasks if isinstance(task, str) and "*" in task)

@@ -18,6 +18,7 @@ The planners (plan.py, formats.py, components.py) read a LegacyJob and add to it
 these lists.
 """
 
+from pathlib import Path
 from typing import Any, List, NamedTuple, Optional
 
 from nvflare.app_common.executors.client_api.migration.config_edit import ConfigDocument
@@ -34,6 +35,22 @@ class Row(NamedTuple):
     fate: str
     becomes: str
     why: str
+
+
+class ServerConfig(NamedTuple):
+    """A config of the job's server: read, and never changed."""
+
+    name: str  # its path in the job
+    data: dict
+    problem: str  # why it could not be read
+
+
+class Surroundings(NamedTuple):
+    """What is around a client config."""
+
+    custom_dir: Path  # of the app; classes of the job's own are imported from there
+    has_job_keys: bool  # whether the file is where the legacy executors look for the job's keys
+    servers: List[ServerConfig]
 
 
 class NewArgument(NamedTuple):
@@ -60,9 +77,10 @@ class LegacyJob:
         PartError: its lists are none, or its references cannot be resolved.
     """
 
-    def __init__(self, document: ConfigDocument, target: str):
+    def __init__(self, document: ConfigDocument, target: str, surroundings: Surroundings):
         self.document = document
         self.target = target
+        self.surroundings = surroundings
         self.variables = Variables(document.data)
         self.components = {}  # id -> config, references resolved
         for config in self.entries("components"):
@@ -108,6 +126,11 @@ class LegacyJob:
             if self.resolve(config.get("id")) == component_id:
                 return config["args"] if isinstance(config.get("args"), dict) else {}
         return {}
+
+    def may_go(self, component_id: Any, why: str) -> None:
+        """Lets a component go, unless something that stays refers to it."""
+        if self.component(component_id):
+            self.candidates.setdefault(component_id, why)
 
     def report(self, where: str, name: str, value: Any, fate: str, becomes: Optional[str] = "", why: str = "") -> None:
         self.rows.append(Row(where, name, value, fate, becomes or "", why))

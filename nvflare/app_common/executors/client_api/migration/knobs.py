@@ -71,7 +71,8 @@ def _kept(name: str, why: str = "") -> Knob:
 _NO_POLLING = "nothing polls any more"
 _TRANSFER = "flare.send() returns when the result is safe, and a transfer may take as long as it moves"
 _JOB_KEY = "a key of the job, the same for every execution mode (an argument with --target 2.9)"
-_FILTER = "a ParamsConverterFilter for the executor's tasks, next to it (refused with --target 2.9)"
+_FILTER = "a ParamsConverterFilter for the executor's tasks, next to it; nvflare's own pairs become the format keys"
+_IGNORED = "launcher executors of 2.8 ignore it, with a warning"
 _PIPE = "with a launcher the pipe is the local way between two processes of the site; the executor has its own"
 
 KNOBS = {
@@ -79,8 +80,6 @@ KNOBS = {
         "params_exchange_format": Knob(MOVED, "params_exchange_format", _JOB_KEY),
         "server_expected_format": Knob(MOVED, "server_expected_format", _JOB_KEY),
         "params_transfer_type": Knob(MOVED, "params_transfer_type", _JOB_KEY),
-        "from_nvflare_converter_id": Knob(MOVED, "the last of task_data_filters", _FILTER),
-        "to_nvflare_converter_id": Knob(MOVED, "the first of task_result_filters", _FILTER),
         "train_task_name": _kept("train_task_name"),
         "evaluate_task_name": _kept("evaluate_task_name"),
         "submit_model_task_name": _kept("submit_model_task_name"),
@@ -88,6 +87,8 @@ KNOBS = {
         "cuda_empty_cache": _kept("cuda_empty_cache"),
     },
     ONE_PROCESS: {
+        "from_nvflare_converter_id": Knob(MOVED, "the last of task_data_filters", _FILTER),
+        "to_nvflare_converter_id": Knob(MOVED, "the first of task_result_filters", _FILTER),
         "task_script_path": _kept("task_script_path"),
         "task_script_args": _kept("task_script_args", "quoted anew where spaces and quotes would now count"),
         "train_with_evaluation": _dropped(
@@ -100,6 +101,8 @@ KNOBS = {
     LAUNCHED: {
         "launcher_id": Knob(RENAMED, "command", "the script of the launcher"),
         "pipe_id": _dropped(_PIPE),
+        "from_nvflare_converter_id": _dropped(_IGNORED),
+        "to_nvflare_converter_id": _dropped(_IGNORED),
         "external_pre_init_timeout": Knob(RENAMED, "launch_timeout", "seconds from launch to flare.init()"),
         "launch_timeout": _dropped("it bounded the calls of the launcher, which do not wait any more"),
         "task_wait_timeout": Knob(RENAMED, "result_wait_timeout", "seconds to the result of a task"),
@@ -128,7 +131,7 @@ KNOBS = {
     RELAY: {
         "pipe_id": _dropped("what the script logs travels with the tasks"),
         "event_type": _dropped(
-            "the server gets fed.analytix_log_stats in any case; refused if it is another than [fed.]analytix_log_stats"
+            "the site gets analytix_log_stats, the server fed.analytix_log_stats; refused if a receiver would miss them"
         ),
         "fed_event": _dropped("the server gets every record; refused if it is false and no ConvertToFedEvent is there"),
         "pipe_channel_name": _dropped("what the script logs travels with the tasks"),
@@ -141,13 +144,15 @@ KNOBS = {
         "config_file_name": _dropped("the executor writes all that flare.init() reads"),
     },
     JOB_KEYS: {
-        "external_pre_init_timeout": Knob(
-            RENAMED, "launch_timeout", "of the executor; the legacy ones read such keys from .json files only"
+        "EXTERNAL_PRE_INIT_TIMEOUT": Knob(
+            RENAMED,
+            "launch_timeout",
+            "of the executor; the legacy ones read such keys from config_fed_client.json only",
         ),
-        "peer_read_timeout": _dropped("as the argument"),
+        "PEER_READ_TIMEOUT": _dropped("as the argument"),
         "submit_result_timeout": _dropped("as the argument"),
-        "download_complete_timeout": _dropped("as the argument"),
         "max_resends": _dropped("as the argument"),
+        "download_complete_timeout": _dropped("as the argument"),
     },
 }
 

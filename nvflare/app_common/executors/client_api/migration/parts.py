@@ -25,7 +25,7 @@ import io
 import re
 import sys
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Union
 
 from nvflare.apis.fl_constant import SystemVarName
 from nvflare.app_common.executors.client_api.migration.knobs import LEGACY_EXECUTORS
@@ -66,7 +66,7 @@ class Variables:
             raise PartError(f"the references in {value[:60]!r} go in a circle or make too long a text: write the value")
         name = value.strip()[1:-1]
         if value.strip() == f"{{{name}}}" and not set("{}") & set(name):
-            if name in _SITE_VARIABLES or name[:1] in ("@", "$"):
+            if name in _SITE_VARIABLES or name[:1] in ("@", "$") or ":" in name:
                 return value
             return self.resolve(self._data.get(name), depth + 1)
         names = set(_REFERENCE.findall(value))
@@ -96,6 +96,25 @@ def is_part(config: dict, *names: str) -> bool:
     return name in names and (not module or module.split(".")[0] == "nvflare")
 
 
+def strings(value: Any) -> list:
+    """All strings in a value, keys excepted."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [text for item in value for text in strings(item)]
+    return [value] if isinstance(value, str) else []
+
+
+class Exchanger(NamedTuple):
+    """An executor that hands its tasks to a trainer that somebody else starts."""
+
+    name: str  # of nvflare's class
+
+
+# nvflare's own.
+EXCHANGERS = ("TaskExchanger", "IPCExchanger", "HubExecutor")
+
+
 class ExecutorPart:
     """A legacy executor in a job config.
 
@@ -110,8 +129,8 @@ class ExecutorPart:
         self.legacy = LEGACY_EXECUTORS[name]
 
 
-def find_executor(config: Any, resolved: dict, custom_dir: Path) -> Optional[ExecutorPart]:
-    """Returns the legacy executor that a config names, or None.
+def find_executor(config: Any, resolved: dict, custom_dir: Path) -> Union[ExecutorPart, Exchanger, None]:
+    """Returns the legacy executor or exchanger that a config names, or None.
 
     Args:
         config: of the executor, as it is written.
@@ -126,6 +145,8 @@ def find_executor(config: Any, resolved: dict, custom_dir: Path) -> Optional[Exe
     arguments = dict(config["args"]) if isinstance(config, dict) and isinstance(config.get("args"), dict) else {}
     if is_part(resolved, *LEGACY_EXECUTORS):
         return ExecutorPart(path.rpartition(".")[2], arguments)
+    if is_part(resolved, *EXCHANGERS):
+        return Exchanger(path.rpartition(".")[2])
     if is_part(resolved, "LauncherExecutor"):
         raise PartError("LauncherExecutor is a base class: name one of " + ", ".join(LEGACY_EXECUTORS))
     if "." not in path or path.startswith("nvflare."):
@@ -150,7 +171,7 @@ def _imports_from(folder: Path):
                 del sys.modules[name]
 
 
-def _find_own(path: str, arguments: dict, resolved: dict) -> Optional[ExecutorPart]:
+def _find_own(path: str, arguments: dict, resolved: dict) -> Union[ExecutorPart, Exchanger, None]:
     module, _, name = path.rpartition(".")
     try:
         own = getattr(importlib.import_module(module), name)
@@ -162,7 +183,7 @@ def _find_own(path: str, arguments: dict, resolved: dict) -> Optional[ExecutorPa
     if position is None:
         if any(base.__name__ == "LauncherExecutor" for base in bases):
             raise PartError(f"{path} is a LauncherExecutor of the job's own: {OWN_BEHAVIOUR}")
-        return None
+        return next((Exchanger(base.__name__) for base in bases if base.__name__ in EXCHANGERS), None)
     if position == 0:
         return ExecutorPart(bases[0].__name__, arguments)
     names = {name for base in bases[:position] for name in vars(base)}

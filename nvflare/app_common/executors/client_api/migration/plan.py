@@ -14,33 +14,40 @@
 
 """Decides what becomes of one app's client config; reads only.
 
-    plan(document, target, custom_dir) -> LegacyJob with its lists filled (see job.py)
+    plan(document, target, surroundings) -> LegacyJob with its lists filled (see job.py)
 
 Whatever cannot be kept in meaning is refused with advice: a job that runs with the legacy parts runs the same way
 afterwards.
 """
 
+import math
 import shlex
-from pathlib import Path
 from typing import Any, List, Optional
 
+from nvflare.app_common.executors.client_api.migration.advice import unknown_argument
 from nvflare.app_common.executors.client_api.migration.components import (
-    converts_analytics,
+    OWN_CONFIG_FILE,
+    attach_advice,
     plan_drops,
     plan_launcher,
     plan_relays,
 )
 from nvflare.app_common.executors.client_api.migration.config_edit import ConfigDocument
-from nvflare.app_common.executors.client_api.migration.config_scan import JSON
+from nvflare.app_common.executors.client_api.migration.events import plan_events
 from nvflare.app_common.executors.client_api.migration.formats import plan_converters, plan_formats
-from nvflare.app_common.executors.client_api.migration.job import LegacyJob, NewArgument, NewExecutor, executor_place
+from nvflare.app_common.executors.client_api.migration.job import (
+    LegacyJob,
+    NewArgument,
+    NewExecutor,
+    Surroundings,
+    executor_place,
+)
 from nvflare.app_common.executors.client_api.migration.knobs import (
     ADDED,
     ARGUMENTS,
     CONVERTERS,
     DROPPED,
     FORMAT_DEFAULTS,
-    IN_PROCESS,
     JOB_KEYS,
     KEPT,
     KNOBS,
@@ -50,46 +57,55 @@ from nvflare.app_common.executors.client_api.migration.knobs import (
     RENAMED,
 )
 from nvflare.app_common.executors.client_api.migration.parts import (
+    Exchanger,
     ExecutorPart,
     PartError,
     UnknownPart,
     class_path,
     find_executor,
 )
+from nvflare.app_common.executors.client_api.migration.target import plan_gone, refuse_gone
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.client.constants import CLIENT_API_CONFIG
 
 
-def plan(document: ConfigDocument, target: str, custom_dir: Path) -> LegacyJob:
+def plan(document: ConfigDocument, target: str, surroundings: Surroundings) -> LegacyJob:
     """Plans the migration of a config.
 
     Args:
         document: the config.
         target: "2.8" or "2.9".
-        custom_dir: of the app.
+        surroundings: what is around it.
 
     Raises:
         PartError: it cannot be planned, and why. What is refused besides is in the rows of the result.
     """
-    job = LegacyJob(document, target)
-    parts = _find_parts(job, custom_dir)
+    job = LegacyJob(document, target, surroundings)
+    parts = _find_parts(job)
     for position, part in parts:
         _plan_executor(job, position, part)
-    if any(part.legacy.mode == LAUNCHER for _, part in parts):
+    modes = {part.legacy.mode for _, part in parts}
+    if modes:
+        plan_events(job, modes)
+    if LAUNCHER in modes or (modes and target == "2.9"):
         plan_relays(job)
-        plan_drops(job)
+    if target == "2.9":
+        plan_gone(job)
+    plan_drops(job)
+    if target == "2.9":
+        refuse_gone(job)
     _check_new_arguments(job)
     return job
 
 
-def _find_parts(job: LegacyJob, custom_dir: Path) -> list:
+def _find_parts(job: LegacyJob) -> list:
     parts = []
     for position, entry in enumerate(job.entries("executors")):
         where = executor_place(position)
         config = entry.get("executor")
         resolved = job.variables.component(config)
         try:
-            part = find_executor(config, resolved, custom_dir)
+            part = find_executor(config, resolved, job.surroundings.custom_dir)
         except UnknownPart as e:
             part = None
             if set(resolved["args"]) & {"launcher_id", "task_script_path", "params_exchange_format"}:
@@ -99,10 +115,11 @@ def _find_parts(job: LegacyJob, custom_dir: Path) -> list:
         except PartError as e:
             job.refuse(where, "path", class_path(resolved), str(e))
             continue
-        if part:
+        if isinstance(part, ExecutorPart):
             parts.append((position, part))
-        else:
-            job.others.append(config)
+            continue
+        job.others.append(config)
+        _note_pipe(job, where, part, resolved)
     modes = [part.legacy.mode for _, part in parts]
     for mode in set(modes):
         if modes.count(mode) > 1:
@@ -119,41 +136,39 @@ def _plan_executor(job: LegacyJob, position: int, part: ExecutorPart) -> None:
     arguments = [NewArgument("execution_mode", mode)]
     if mode == LAUNCHER:
         arguments += plan_launcher(job, where, part)
-    arguments += plan_formats(job, where, part)
+    arguments += plan_formats(job, where, position, part)
     for name, value in part.arguments.items():
         argument = _plan_argument(job, where, mode, name, value)
         if argument:
             arguments.append(argument)
+    arguments = _with_job_keys(job, mode, arguments)
     given = {argument.name for argument in arguments}
     for name, value in LEGACY_DEFAULTS[mode, job.target].items():
         if name not in given:
             arguments.append(NewArgument(name, value))
             job.report(where, name, value, ADDED, name, "the old default, which the new executor has another one for")
     plan_converters(job, where, position, part)
-    if mode == IN_PROCESS and not converts_analytics(job):
-        job.report(
-            where, "", None, NOTE, "", "what the script logs reaches the server now; before, it stayed on the site"
-        )
-    job.executors.append(NewExecutor(position, _with_job_keys(job, mode, arguments)))
+    job.executors.append(NewExecutor(position, arguments))
+
+
+def _note_pipe(job: LegacyJob, where: str, part: Optional[Exchanger], resolved: dict) -> None:
+    """An executor that somebody else's trainer serves is left alone; its successor is attach."""
+    if part or "pipe_id" in resolved["args"]:
+        advice = f"left alone; with a script that uses the Client API, {attach_advice(job.target)}"
+        job.report(where, "path", class_path(resolved), NOTE, "", advice)
 
 
 def _plan_argument(job: LegacyJob, where: str, mode: str, name: str, value: Any) -> Optional[NewArgument]:
     knob = ARGUMENTS[mode].get(name)
     if knob is None:
-        job.refuse(where, name, value, "no argument of this executor: remove it, and migrate again")
+        job.refuse(where, name, value, unknown_argument("this executor", name, ARGUMENTS[mode]))
     elif name in FORMAT_DEFAULTS or name in CONVERTERS or name == "launcher_id":
         return None  # planned elsewhere
     elif name == "config_file_name":
         if job.resolve(value) == CLIENT_API_CONFIG:
             job.report(where, name, value, DROPPED, "", "the default")
         else:
-            job.refuse(
-                where,
-                name,
-                value,
-                f"the executor writes {CLIENT_API_CONFIG}: have the script call flare.init() without a file, "
-                "remove this argument, and migrate again",
-            )
+            job.refuse(where, name, value, OWN_CONFIG_FILE)
     elif knob.fate == DROPPED:
         job.report(where, name, value, DROPPED, "", knob.why)
     else:
@@ -195,18 +210,40 @@ def _with_job_keys(job: LegacyJob, mode: str, arguments: List[NewArgument]) -> L
     """Takes over the job's keys that the launcher executors read."""
     if mode != LAUNCHER:
         return arguments
-    for name, knob in KNOBS[JOB_KEYS].items():
-        value = job.data.get(name)
-        if name not in job.data or f"{{{name}}}" in job.document.text:
-            continue  # also when it is a variable
-        job.dropped_keys.append(name)
-        if knob.fate == RENAMED and job.document.syntax == JSON:
-            arguments = [a for a in arguments if a.name != knob.becomes] + [NewArgument(knob.becomes, value)]
+    knobs = KNOBS[JOB_KEYS]
+    for name, value in job.data.items():
+        knob = knobs.get(name)
+        is_variable = f"{{{name}}}" in job.document.text
+        if knob is None:
+            read = next((key for key in knobs if key.lower() == str(name).lower()), None)
+            if read and not is_variable:
+                job.report("job", name, value, NOTE, "", f"left alone: nvflare does not read it, it reads {read}")
+            continue
+        if not job.surroundings.has_job_keys:
+            why = "nvflare reads this key from config/config_fed_client.json only"
+            job.report("job", name, value, DROPPED, "", why)
+        elif knob.fate == RENAMED:
+            arguments = [a for a in arguments if a.name != knob.becomes]
+            arguments.append(NewArgument(knob.becomes, _seconds(job, name, value)))
             job.report("job", name, value, RENAMED, knob.becomes, knob.why)
         else:
-            why = knob.why if job.document.syntax == JSON else "nvflare reads this key from .json files only"
-            job.report("job", name, value, DROPPED, "", why)
+            job.report("job", name, value, DROPPED, "", knob.why)
+        if not is_variable:
+            job.dropped_keys.append(name)
     return arguments
+
+
+def _seconds(job: LegacyJob, name: str, value: Any) -> Optional[float]:
+    """What the legacy executors make of a key's value."""
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if seconds <= 0:
+        job.refuse("job", name, value, "the legacy executor refuses it: write a positive number of seconds")
+    if not math.isfinite(seconds):
+        return None
+    return seconds if isinstance(value, (str, bool)) else value
 
 
 def _check_new_arguments(job: LegacyJob) -> None:

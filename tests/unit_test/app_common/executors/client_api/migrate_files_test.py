@@ -18,6 +18,7 @@ import json
 import random
 import shutil
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,7 @@ from nvflare.app_common.executors.client_api.migrate import (
     main,
     write_in_place,
 )
+from nvflare.fuel.utils.config_factory import ConfigFactory
 from tests.unit_test.app_common.executors.client_api.migration_parts import JOBS, config_file, load, new_executors
 
 SHAPES = sorted(path.name for path in JOBS.iterdir() if path.name != "two_sites")
@@ -82,6 +84,43 @@ class TestWriting:
             assert main([str(two_sites), "--out", str(out)]) == USAGE
         assert main([str(two_sites), "--out", str(tmp_path / "no" / "where")]) == NOT_MIGRATED
         assert capsys.readouterr().err.count("\n") == 3
+
+    def test_links_of_a_copy_lead_where_those_of_the_job_do(self, two_sites, tmp_path):
+        (tmp_path / "shared").mkdir()
+        (tmp_path / "shared" / "main.py").write_text("print(1)")
+        app = two_sites / "app_site-1"
+        (app / "custom").symlink_to("../../shared")
+        (app / "absolute.py").symlink_to(tmp_path / "shared" / "main.py")
+        (app / "inside.json").symlink_to(app / "config" / "config_fed_client.json")
+        (app / "beside").symlink_to("../app_site-2")
+        (app / "nowhere").symlink_to("../../nothing")
+        (tmp_path / "deep" / "er").mkdir(parents=True)
+        out = tmp_path / "deep" / "er" / "new"
+        assert main([str(two_sites), "--out", str(out)]) == OK
+        copy = out / "app_site-1"
+        for link in (copy / "custom" / "main.py", copy / "absolute.py"):
+            assert link.resolve() == tmp_path / "shared" / "main.py"
+        assert (copy / "custom").is_symlink()
+        assert (copy / "inside.json").resolve() == copy / "config" / "config_fed_client.json"
+        assert (copy / "beside").resolve() == out / "app_site-2"
+        assert (copy / "nowhere").resolve() == tmp_path / "nothing"
+
+    def test_an_app_that_is_there_twice_is_migrated_once(self, two_sites, tmp_path, capsys):
+        (two_sites / "app_site-3").symlink_to("app_site-1")
+        assert main([str(two_sites), "--out", str(tmp_path / "new")]) == OK
+        assert main([str(two_sites), "--in-place"]) == OK
+        assert capsys.readouterr().out.count("2 of 2 configs changed") == 2
+        assert new_executors(load(tmp_path / "new" / "app_site-3" / "config" / "config_fed_client.json"))
+
+    @pytest.mark.parametrize("action", [["--in-place"], ["--out", "new"]])
+    def test_a_config_outside_of_the_job_is_not_changed(self, action, two_sites, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        config = (two_sites / "app_site-1" / "config").rename(tmp_path / "config")
+        (two_sites / "app_site-1" / "config").symlink_to("../../config")
+        before = config_file(config).read_bytes()
+        assert main([str(two_sites), *action]) == NOT_MIGRATED
+        assert "is in a symbolic link out of the job" in capsys.readouterr().err
+        assert config_file(config).read_bytes() == before and not (tmp_path / "new").exists()
 
     def test_config_that_changes_meanwhile_is_left_alone(self, two_sites):
         configs = find_configs(two_sites)
@@ -142,6 +181,30 @@ class TestBadInput:
         captured = capsys.readouterr()
         assert captured.err.count("\n") == 1 and says in captured.err and captured.out == ""
         assert (tmp_path / name).read_bytes() == content
+
+    @pytest.mark.parametrize(
+        "place", ["", "config", "app/config", "app", "config/deep/er", "app/config/deep", "app_1/config"]
+    )
+    def test_config_is_found_where_nvflare_does(self, place, tmp_path, capsys):
+        """An app's config may be anywhere in its config folder; templates have it directly in theirs."""
+        source = config_file(JOBS / "in_process")
+        folder = tmp_path / "job" / place
+        folder.mkdir(parents=True)
+        shutil.copy(source, folder)
+        assert main([str(tmp_path / "job"), "--in-place"]) == OK
+        assert new_executors(load(folder / source.name))
+        if place.endswith("deep/er"):
+            assert ConfigFactory.search_config_format("config_fed_client.json", [str(tmp_path / "job" / "config")])[1]
+
+    def test_the_kind_of_file_decides_before_the_depth(self, tmp_path):
+        sources = [config_file(JOBS / name) for name in ("in_process", "in_process_pt")]
+        (tmp_path / "config" / "deep").mkdir(parents=True)
+        shallow = shutil.copy(sources[0], tmp_path / "config")
+        deep = shutil.copy(sources[1], tmp_path / "config" / "deep")
+        assert main([str(tmp_path), "--in-place"]) == OK
+        assert ConfigFactory.search_config_format("config_fed_client.json", [str(tmp_path / "config")])[1] == str(deep)
+        assert new_executors(load(Path(deep)))
+        assert Path(shallow).read_bytes() == sources[0].read_bytes()
 
     def test_no_job(self, tmp_path, capsys):
         (tmp_path / "file").touch()

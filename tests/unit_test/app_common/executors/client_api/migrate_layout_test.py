@@ -38,7 +38,7 @@ class TestComments:
                 ["# which launcher", "# which pipe", "# starts the script", "# for each task", "# two processes"],
             ),
             ("launcher_all_knobs", ["# every argument", "# for the result"], ["# starts the script"]),
-            ("launcher_tf_converters", ["# flat arrays to layers", "# and back"], []),
+            ("launcher_tf_converters", [], ["# flat arrays to layers", "# and back"]),
             ("swarm", ["# the swarm's own"], []),
         ],
     )
@@ -74,6 +74,18 @@ EDITS = {
         "a = 1\n# of b\n// too\nb = 2  # beside\n\n# of c\nc = 3\n",
         ("delete", (), ["b"]),
         "a = 1\n\n# of c\nc = 3\n",
+    ),
+    "what is switched off above": (
+        HOCON,
+        "x {\n  // of another kind:\n  // b = 3\n  b = 2  # beside\n  c = 3\n}",
+        ("delete", ("x",), ["b"]),
+        "x {\n  // of another kind:\n  // b = 3\n  c = 3\n}",
+    ),
+    "what is switched off in a whole block of YAML": (
+        YAML,
+        "a:\n  # - b: 0\n  - b: 1\n  # the other\n  - c: 2\nd: 3\n",
+        ("delete", ("a",), [0, 1]),
+        "a: []\n  # - b: 0\nd: 3\n",
     ),
     "comment of the section": (HOCON, "# of all\n\n# of a\na = 1\nb = 2", ("delete", (), ["a"]), "# of all\n\nb = 2"),
     "line that looks like a comment": (

@@ -39,6 +39,43 @@ from tests.unit_test.app_common.executors.client_api.migration_parts import (
 REFUSED = {
     "no launcher": ({"path": LAUNCHER, "args": {"pipe_id": "pipe"}}, launcher_parts(), {}, "execution_mode attach"),
     "launcher is not there": (launcher_executor(), [], {}, "there is no component 'launcher'"),
+    "launcher with another id": (
+        {"path": LAUNCHER, "args": {"launcher_id": "launchr", "pipe_id": "pipe"}},
+        launcher_parts(),
+        {},
+        "there is no component 'launchr': 'launcher' is probably meant: correct it, and migrate again",
+    ),
+    "launcher by a variable": (
+        {"path": LAUNCHER, "args": {"launcher_id": "{x}", "pipe_id": "pipe"}},
+        [],
+        {"x": "starter"},
+        "there is no component 'starter': add the launcher that it names, and migrate again; if there is to be none: "
+        "a trainer that somebody else starts is execution_mode attach",
+    ),
+    "launch_command": (
+        launcher_executor(),
+        [{"id": "launcher", "path": launcher_parts()[0]["path"], "args": {"launch_command": "python3 a.py"}}],
+        {},
+        "no argument of SubprocessLauncher: rename it to script, and migrate again",
+    ),
+    "nearly an argument": (
+        launcher_executor(hearbeat_timeout=3),
+        launcher_parts(),
+        {},
+        "no argument of this executor: rename it to heartbeat_timeout, and migrate again",
+    ),
+    "task_script": (
+        {"path": IN_PROCESS, "args": {"task_script": "t.py"}},
+        [],
+        {},
+        "rename it to task_script_path",
+    ),
+    "own name of the config file": (
+        launcher_executor(),
+        [*launcher_parts(), {"id": "x", "path": CONFIGURATOR, "args": {"component_ids": [], "config_file_name": "y"}}],
+        {},
+        "flare.init() without a file",
+    ),
     "own launcher": (
         launcher_executor(),
         [{"id": "launcher", "path": "own.SlurmLauncher", "args": {}}],
@@ -134,6 +171,32 @@ class TestRefused:
         assert captured.err.count("\n") == 1 and "1 of 1 configs cannot be migrated" in captured.err
         assert path.read_bytes() == before
 
+    @pytest.mark.parametrize(
+        "path, args",
+        [
+            ("nvflare.app_common.executors.task_exchanger.TaskExchanger", {"pipe_id": "pipe"}),
+            ("TaskExchanger", {"pipe_id": "pipe"}),
+            ("nvflare.app_common.executors.ipc_exchanger.IPCExchanger", {}),
+            ("somebody.elses.Executor", {"pipe_id": "pipe"}),
+        ],
+    )
+    def test_an_executor_with_a_pipe_alone_is_left_with_a_word_on_attach(self, path, args, tmp_path, capsys):
+        executor = {"path" if "." in path else "name": path, "args": args}
+        job = make_job(tmp_path, executor, [{"id": "pipe", "path": "somebody.elses.Pipe", "args": {}}])
+        (config,) = job.glob("*/config/*.json")
+        before = config.read_bytes()
+        assert main([str(job), "--in-place"]) == OK
+        report = capsys.readouterr().out
+        assert "note" in report and "execution_mode attach" in report and "there was nothing to migrate" in report
+        assert config.read_bytes() == before
+
+    def test_a_pipe_that_is_not_there_is_noted(self, tmp_path, capsys):
+        job = make_job(
+            tmp_path, {"path": LAUNCHER, "args": {"launcher_id": "launcher", "pipe_id": "pip"}}, launcher_parts()
+        )
+        assert main([str(job)]) == OK
+        assert "there is no component 'pip': 'pipe' is probably meant" in capsys.readouterr().out
+
     def test_two_executors_of_one_mode(self, tmp_path, capsys):
         job = make_job(tmp_path, launcher_executor(), launcher_parts())
         (path,) = job.glob("*/config/*.json")
@@ -166,6 +229,7 @@ class TestRefused:
 
 
 OWN = """
+from nvflare.app_common.executors.task_exchanger import TaskExchanger
 from nvflare.app_common.executors.in_process_client_api_executor import InProcessClientAPIExecutor
 print("hello from own.py")
 
@@ -182,6 +246,10 @@ class Busy(InProcessClientAPIExecutor):
 
 class Other:
     pass
+
+class Exchanger(TaskExchanger):
+    def __init__(self):
+        super().__init__(pipe_id="pipe")
 """
 
 
@@ -224,6 +292,11 @@ class TestOwnClasses:
         done, config = run("Other", {})
         assert done.returncode == OK and "nothing to migrate" in done.stdout
         assert config["executors"][0]["executor"]["path"] == "own.Other"
+
+    def test_exchanger_is_left_with_a_word_on_attach(self, run):
+        done, config = run("Exchanger", {})
+        assert done.returncode == OK and "execution_mode attach" in done.stdout
+        assert config["executors"][0]["executor"]["path"] == "own.Exchanger"
 
     @pytest.mark.parametrize("module", ["import no_such_module", "raise SystemExit(3)", "class {"])
     def test_module_that_cannot_be_imported(self, run, module):

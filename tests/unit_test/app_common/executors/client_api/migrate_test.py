@@ -24,15 +24,19 @@ from pathlib import Path
 import pytest
 
 from nvflare.app_common.executors.client_api.migrate import NOT_MIGRATED, OK, main
+from nvflare.app_common.executors.client_api.migration.advice import shell_syntax
 from nvflare.app_common.executors.client_api.migration.knobs import (
     ARGUMENTS,
     FORMAT_DEFAULTS,
+    JOB_KEYS,
     KNOBS,
     LEGACY_EXECUTORS,
     PIPES,
     knob_table,
 )
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
+from nvflare.client.config import ConfigKey
+from nvflare.client.constants import EXTERNAL_PRE_INIT_TIMEOUT, PEER_READ_TIMEOUT
 from tests.unit_test.app_common.executors.client_api.migration_parts import (
     CONFIGURATOR,
     CORPUS,
@@ -136,7 +140,7 @@ EXPECTED = {
         external(
             "python3 -m torch.distributed.run --nproc_per_node=2 custom/train.py",
             shutdown_timeout=10,
-            launch_timeout=45,
+            launch_timeout=45.0,
         ),
         {"params_exchange_format": "pytorch", "params_transfer_type": "DIFF"},
         ["keeper"],
@@ -144,7 +148,7 @@ EXPECTED = {
     "launcher_tf_converters": (
         external("python3 -u custom/{app_script}"),
         {"params_exchange_format": "numpy"},
-        ["from_nvflare", "to_nvflare"],
+        [],
     ),
     "shared_pipe": (external("python3 -u custom/train.py"), {}, ["pipe"]),
     "swarm": (
@@ -153,6 +157,10 @@ EXPECTED = {
         ["persistor", "shareable_generator", "aggregator"],
     ),
 }
+
+
+# But for converters of the job's own, and a TaskExchanger with its pipe.
+RUN_ON_2_9 = sorted(EXPECTED.keys() - {"in_process_converters", "shared_pipe"})
 
 
 def migrated_config(job: Path) -> dict:
@@ -209,7 +217,7 @@ class TestEachShape:
 
     def test_target_2_9_takes_the_arguments(self, shape):
         code = main([str(shape), "--in-place", "--target", "2.9"])
-        if shape.name == "in_process_converters":
+        if shape.name not in RUN_ON_2_9:
             assert code == NOT_MIGRATED
             return
         config = load(config_file(shape))
@@ -217,7 +225,7 @@ class TestEachShape:
         assert code == OK and executor["args"].keys() <= ARGUMENTS_2_9.keys()
         assert not FORMAT_DEFAULTS.keys() & config.keys()
 
-    @pytest.mark.parametrize("shape", sorted(EXPECTED.keys() - {"in_process_converters"}), indirect=True)
+    @pytest.mark.parametrize("shape", RUN_ON_2_9, indirect=True)
     def test_target_2_9_has_the_old_behaviour(self, shape):
         """Formats and limits are the same with the defaults of 2.9 as they are in 2.8."""
         main([str(shape), "--in-place", "--target", "2.9"])
@@ -250,13 +258,52 @@ class TestFilters:
         assert first["filters"][0]["args"] == {"converter_id": "to_server"}
 
     def test_sections_that_are_not_there_are_added(self, tmp_path):
-        job = shutil.copytree(JOBS / "launcher_tf_converters", tmp_path / "job")
-        main([str(job), "--in-place"])
-        config = load(config_file(job))
-        for section, converter in (("task_data_filters", "from_nvflare"), ("task_result_filters", "to_nvflare")):
+        converters = {"from_nvflare_converter_id": "{from}", "to_nvflare_converter_id": "b"}
+        executor = {"path": IN_PROCESS, "args": {"task_script_path": "t.py", **converters}}
+        components = [{"id": name, "path": "own.Converter", "args": {}} for name in ("a", "b")]
+        config = migrated_config(make_job(tmp_path, executor, components, **{"from": "a"}))
+        for section, converter in (("task_data_filters", "a"), ("task_result_filters", "b")):
             assert config[section] == [
                 {"tasks": ["train"], "filters": [{"path": FILTER, "args": {"converter_id": converter}}]}
             ]
+
+    @pytest.mark.parametrize("target", ["2.8", "2.9"])
+    def test_beside_a_launcher_there_are_none_as_before(self, target, tmp_path, capsys):
+        job = shutil.copytree(JOBS / "launcher_tf_converters", tmp_path / "job")
+        assert main([str(job), "--in-place", "--target", target]) == OK
+        report = capsys.readouterr().out
+        assert report.count("launcher executors of 2.8 ignore it") == 2 and report.count("nothing uses it") == 2
+        config = load(config_file(job))
+        assert config["components"] == [] and not {"task_data_filters", "task_result_filters"} & config.keys()
+        formats = new_executors(config)[0]["args"] if target == "2.9" else config
+        assert formats["params_exchange_format"] == "numpy" and "server_expected_format" not in formats
+
+    @pytest.mark.parametrize("target", ["2.8", "2.9"])
+    @pytest.mark.parametrize(
+        "module, names, exchanged, expected",
+        [
+            ("pt.numpy", ("NumpyToPTParamsConverter", "PTToNumpyParamsConverter"), "pytorch", None),
+            ("pt.tensor", ("PTReceiveParamsConverter", "PTSendParamsConverter"), "pytorch", "pytorch"),
+            (
+                "tf",
+                ("NumpyToKerasModelParamsConverter", "KerasModelToNumpyParamsConverter"),
+                "keras_layer_weights",
+                None,
+            ),
+        ],
+    )
+    def test_nvflares_own_pairs_become_the_formats(self, target, module, names, exchanged, expected, tmp_path):
+        ids = {"from_nvflare_converter_id": "a", "to_nvflare_converter_id": "b"}
+        executor = {"path": IN_PROCESS, "args": {"task_script_path": "t.py", "params_exchange_format": "raw", **ids}}
+        module = f"nvflare.app_opt.{module}{'.' if module == 'tf' else '_'}params_converter"
+        parts = [{"id": id_, "path": f"{module}.{name}", "args": {}} for id_, name in zip("ab", names)]
+        job = make_job(tmp_path, executor, parts)
+        assert main([str(job), "--in-place", "--target", target]) == OK
+        config = load(job / "app" / "config" / "config_fed_client.json")
+        formats = new_executors(config)[0]["args"] if target == "2.9" else config
+        assert formats["params_exchange_format"] == exchanged
+        assert formats.get("server_expected_format") == expected
+        assert config["components"] == [] and "task_data_filters" not in config
 
     def test_filters_of_the_other_direction_are_left_alone(self, tmp_path):
         chain = {"tasks": ["train"], "direction": "OUT", "filters": [{"path": "own.Filter", "args": {}}]}
@@ -270,17 +317,51 @@ class TestFilters:
 
 
 class TestMeaning:
-    def test_job_key_overrides_the_argument_as_it_did(self, tmp_path):
+    @pytest.mark.parametrize(
+        "value, seconds", [(7, 7), (7.5, 7.5), ("1800", 1800.0), (True, 1.0), ("inf", None), (float("nan"), None)]
+    )
+    def test_job_key_overrides_the_argument_as_it_did(self, value, seconds, tmp_path):
         executor = launcher_executor(external_pre_init_timeout=100.0)
-        config = migrated_config(make_job(tmp_path, executor, launcher_parts(), external_pre_init_timeout=7))
-        assert new_executors(config)[0]["args"]["launch_timeout"] == 7
-        assert "external_pre_init_timeout" not in config
+        keys = {EXTERNAL_PRE_INIT_TIMEOUT: value, PEER_READ_TIMEOUT: "9", "submit_result_timeout": 8}
+        config = migrated_config(make_job(tmp_path, executor, launcher_parts(), **keys))
+        assert new_executors(config)[0]["args"]["launch_timeout"] == seconds
+        assert not keys.keys() & config.keys()
+
+    @pytest.mark.parametrize("value", [0, -1, "soon", None, "", []])
+    def test_job_key_that_the_legacy_executor_refuses_is_refused(self, value, tmp_path, capsys):
+        job = make_job(tmp_path, launcher_executor(), launcher_parts(), **{EXTERNAL_PRE_INIT_TIMEOUT: value})
+        assert main([str(job)]) == NOT_MIGRATED
+        assert "write a positive number of seconds" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("key", [EXTERNAL_PRE_INIT_TIMEOUT.lower(), "Peer_Read_Timeout", "MAX_RESENDS"])
+    def test_job_key_that_nvflare_does_not_read_is_noted_and_stays(self, key, tmp_path, capsys):
+        config = migrated_config(make_job(tmp_path, launcher_executor(), launcher_parts(), **{key: 5}))
+        assert new_executors(config)[0]["args"] == external("python3 -u custom/train.py")
+        assert config[key] == 5 and "nvflare does not read it, it reads" in capsys.readouterr().out
+
+    def test_job_key_has_no_meaning_where_nvflare_does_not_look(self, tmp_path, capsys):
+        job = make_job(tmp_path, launcher_executor(), launcher_parts(), **{EXTERNAL_PRE_INIT_TIMEOUT: 5})
+        path = job / "app" / "config" / "config_fed_client.json"
+        path.rename(path.with_suffix(".json.default"))
+        assert main([str(job), "--in-place"]) == OK
+        config = load(path.with_suffix(".json.default"))
+        assert new_executors(config)[0]["args"] == external("python3 -u custom/train.py")
+        assert "from config/config_fed_client.json only" in capsys.readouterr().out
 
     def test_job_key_that_is_a_variable_stays(self, tmp_path):
-        executor = launcher_executor(external_pre_init_timeout="{external_pre_init_timeout}")
-        config = migrated_config(make_job(tmp_path, executor, launcher_parts(), external_pre_init_timeout=7))
-        assert new_executors(config)[0]["args"]["launch_timeout"] == "{external_pre_init_timeout}"
-        assert config["external_pre_init_timeout"] == 7
+        executor = launcher_executor(task_wait_timeout=f"{{{EXTERNAL_PRE_INIT_TIMEOUT}}}")
+        config = migrated_config(make_job(tmp_path, executor, launcher_parts(), **{EXTERNAL_PRE_INIT_TIMEOUT: 7}))
+        arguments = new_executors(config)[0]["args"]
+        assert arguments["result_wait_timeout"] == f"{{{EXTERNAL_PRE_INIT_TIMEOUT}}}"
+        assert arguments["launch_timeout"] == config[EXTERNAL_PRE_INIT_TIMEOUT] == 7
+
+    def test_ids_may_be_variables(self, tmp_path):
+        executor = {"path": LAUNCHER, "args": {"launcher_id": "{starter}", "pipe_id": "{way}"}}
+        parts = launcher_parts()
+        parts[0]["id"], parts[1]["id"] = "{starter}", "{way}"
+        config = migrated_config(make_job(tmp_path, executor, parts, starter="l", way="p"))
+        assert config["components"] == []
+        assert new_executors(config)[0]["args"] == external("python3 -u custom/train.py")
 
     def test_format_key_may_be_a_variable(self, tmp_path):
         executor = launcher_executor(params_exchange_format="{format}")
@@ -310,11 +391,25 @@ class TestMeaning:
         config = migrated_config(make_job(tmp_path, executor, parts))
         assert config["executors"][0]["executor"]["class_path"] == EXECUTOR and config["components"] == []
 
-    @pytest.mark.parametrize("script", ["a.sh && b.sh", "X=1 python3 a.py", "cat a | b"])
+    @pytest.mark.parametrize("script", ["a.sh && b.sh", "X=1 python3 a.py", "cat a | b", "cd x; python3 a.py"])
     def test_shell_words_are_noted_and_kept(self, script, tmp_path, capsys):
         config = migrated_config(make_job(tmp_path, launcher_executor(), launcher_parts(script=script)))
         assert new_executors(config)[0]["args"]["command"] == script
         assert "no shell either; for one: bash -c" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        "command, found",
+        [
+            ("cd x; python3 a.py", ["cd", ";"]),
+            ("a.sh&&b.sh>log 2>&1", ["&&", ">", "2>&1"]),
+            ("X=1 python3 $HOME/a.py `hostname` $(nproc)", ["X=1", "$HOME", "`", "$(nproc)"]),
+            ("python3 'a;b' \"c|d\" e\\;f '$g' {$HOME}", []),
+            ("bash -c 'cd x && exec python3 a.py'", []),
+            ("python3 a.py --lr=0.1 --name=x.y", []),
+        ],
+    )
+    def test_what_only_a_shell_understands(self, command, found):
+        assert shell_syntax(command) == found
 
     def test_arguments_that_are_split_the_same_way_keep_their_text(self, tmp_path):
         executor = {"path": IN_PROCESS, "args": {"task_script_path": "t.py", "task_script_args": "  -a   {b} "}}
@@ -343,6 +438,10 @@ class TestKnobs:
         module, _, name = path.rpartition(".")
         component = getattr(importlib.import_module(module), name)
         assert inspect.signature(component.__init__).parameters.keys() - {"self"} == KNOBS[name].keys()
+
+    def test_keys_of_the_job_are_those_that_nvflare_reads(self):
+        others = {ConfigKey.SUBMIT_RESULT_TIMEOUT, ConfigKey.MAX_RESENDS, ConfigKey.DOWNLOAD_COMPLETE_TIMEOUT}
+        assert KNOBS[JOB_KEYS].keys() == {EXTERNAL_PRE_INIT_TIMEOUT, PEER_READ_TIMEOUT, *others}
 
     def test_new_names_are_arguments(self):
         new = inspect.signature(ClientAPIExecutor.__init__).parameters

@@ -35,7 +35,7 @@ SUBPROCESS = "nvflare.app_common.launchers.subprocess_launcher.SubprocessLaunche
 CELL_PIPE = "nvflare.fuel.utils.pipe.cell_pipe.CellPipe"
 RELAY = "nvflare.app_common.widgets.metric_relay.MetricRelay"
 CONFIGURATOR = "nvflare.app_common.widgets.external_configurator.ExternalConfigurator"
-REPLACED = ("Launcher", "Pipe", "MetricRelay", "ExternalConfigurator")
+REPLACED = ("Launcher", "Pipe", "MetricRelay", "ExternalConfigurator", "ModelParamsConverter", "ToNumpyParamsConverter")
 
 
 def config_file(job: Path) -> Path:
