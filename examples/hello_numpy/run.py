@@ -32,6 +32,7 @@ from round_recorder import FILE_NAME, RoundRecorder
 
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.app_common.np.np_model_persistor import NPModelPersistor
+from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
 from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.job_config.api import FedJob
 
@@ -47,6 +48,7 @@ def build_job(clients: int, rounds: int) -> FedJob:
     persistor_id = job.to_server(NPModelPersistor(model=[0.0, 0.0, 0.0, 0.0]), id="persistor")
     job.to_server(FedAvg(num_clients=clients, num_rounds=rounds, persistor_id=persistor_id))
     job.to_clients(ClientAPIExecutor(execution_mode="in_process", task_script_path="train.py"), tasks=["train"])
+    job.to_clients(ConvertToFedEvent(["analytix_log_stats"]), id="event_to_fed")  # what train.py logs, to the server
     job.to_clients(RoundRecorder(), id="round_recorder")
     job.add_file_to_clients(str(HERE / "train.py"))
     return job

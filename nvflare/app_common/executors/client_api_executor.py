@@ -25,7 +25,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
-from typing import Optional
+from typing import Callable, Optional
 
 from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
@@ -38,7 +38,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.fl_model import MetaKey
 from nvflare.app_common.app_constant import AppConstants
-from nvflare.app_common.executors.client_api.analytics import AnalyticsRelay
+from nvflare.app_common.executors.client_api.analytics import UNHEARD, AnalyticsRelay, find_audience
 from nvflare.app_common.executors.client_api.arguments import ALL_EXECUTION_MODES  # noqa: F401
 from nvflare.app_common.executors.client_api.arguments import ExecutionMode, check_arguments
 from nvflare.app_common.executors.client_api.backend_spec import (
@@ -51,7 +51,7 @@ from nvflare.app_common.executors.client_api.backend_spec import (
     clip_cause,
 )
 from nvflare.app_common.executors.client_api.lost_parent import ParentWatch
-from nvflare.app_common.widgets.convert_to_fed_event import FED_EVENT_PREFIX, ConvertToFedEvent
+from nvflare.app_common.widgets.convert_to_fed_event import FED_EVENT_PREFIX
 from nvflare.security.logging import secure_format_exception, secure_format_traceback
 from nvflare.widgets.info_collector import InfoCollector
 
@@ -133,17 +133,15 @@ class ClientAPIExecutor(Executor):
 
     def handle_event(self, event_type: str, fl_ctx: FLContext):
         if event_type == EventType.START_RUN:
+            super().handle_event(event_type, fl_ctx)
             self._start(fl_ctx)
-        elif event_type in (EventType.END_RUN, EventType.SWAP_OUT):
+            return
+        if event_type in (EventType.END_RUN, EventType.SWAP_OUT):
             # The simulator swaps a site out by ending its process, and fires no END_RUN there.
             self._stop(fl_ctx)
         else:
-            if event_type == EventType.ABOUT_TO_END_RUN:
-                self._tell_of_lost_parent(fl_ctx)
-            if self._analytics:
-                self._analytics.forward(event_type, fl_ctx)
-            if self._backend:
-                self._relay(event_type, fl_ctx)
+            self._relay(event_type, fl_ctx)
+        super().handle_event(event_type, fl_ctx)
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Has the backend run one task; the result of a failure carries its cause in FAILURE_CAUSE_HEADER.
@@ -171,25 +169,29 @@ class ClientAPIExecutor(Executor):
             self._stats["current_task"] = ""
 
     def _execute(self, task_name, shareable, fl_ctx, abort_signal) -> Shareable:
-        if self._backend is None:
+        analytics, backend = self._analytics, self._backend  # which the end of the job takes away
+        if backend is None:
             raise TrainerError("the executor is not running")
+        analytics.release()
+        fl_ctx.set_prop("abort_signal", abort_signal)  # as nvflare's executors do, for whoever works in this task
         # Read before the backend gets the shareable, which it may hand over for good.
         current_round = shareable.get_header(AppConstants.CURRENT_ROUND)
         shareable.set_header(FLMetaKey.JOB_ID, fl_ctx.get_job_id())
         shareable.set_header(FLMetaKey.SITE_NAME, fl_ctx.get_identity_name())
-        result = self._backend.execute(task_name, shareable, fl_ctx, abort_signal)
+        result = backend.execute(task_name, shareable, fl_ctx, abort_signal)
         if not isinstance(result, Shareable):
             raise TrainerError(f"the result must be a Shareable, but is {type(result)}")
-        if self._train_with_evaluation and task_name == self._train_task_name:
+        if task_name == self._train_task_name:
             self._check_metrics(result)
         if current_round is not None:
             result.set_header(AppConstants.CURRENT_ROUND, current_round)
-        if self._analytics:
-            self._analytics.flush(abort_signal)
+        analytics.flush(abort_signal)
         return result
 
-    @staticmethod
-    def _check_metrics(result: Shareable) -> None:
+    def _check_metrics(self, result: Shareable) -> None:
+        # In in_process nvflare has never asked for it: its PyTorch executor tells every script to evaluate.
+        if not self._train_with_evaluation or self._execution_mode == ExecutionMode.IN_PROCESS:
+            return
         if result.get_return_code() != ReturnCode.OK:
             return
         dxo = from_shareable(result)
@@ -215,22 +217,27 @@ class ClientAPIExecutor(Executor):
         return reply
 
     def _start(self, fl_ctx: FLContext) -> None:
-        self._parent_watch = ParentWatch()
-        self.set_analytics_fire_fed_event(not self._job_converts_analytics(fl_ctx))
-        # A script may log before its first task, so the relay is there before the backend.
-        self._analytics = AnalyticsRelay(partial(self._fire_record, fl_ctx.get_engine()))
         try:
+            self._parent_watch = ParentWatch()
             self._check_alone(fl_ctx)
+            # A script may log before its first task, so the relay is there before the backend.
+            self._analytics = self._create_analytics(fl_ctx)
             backend = self._create_backend()
             backend.initialize(self._build_backend_context(), fl_ctx)
+            self._backend = backend
         except Exception as e:
             self._stop(fl_ctx)
-            if not isinstance(e, TrainerError):
+            self._panic(e, fl_ctx)
+
+    def _panic(self, error: Exception, fl_ctx: FLContext) -> None:
+        cause = str(error) if isinstance(error, TrainerError) else secure_format_exception(error)
+        cause = clip_cause(f"{self.name} in mode {self._execution_mode} cannot start: {cause}")
+        try:
+            if not isinstance(error, TrainerError):
                 self.log_error(fl_ctx, secure_format_traceback())
-            cause = str(e) if isinstance(e, TrainerError) else secure_format_exception(e)
-            self.system_panic(clip_cause(f"{self.name} in mode {self._execution_mode} cannot start: {cause}"), fl_ctx)
-            return
-        self._backend = backend
+            self.system_panic(cause, fl_ctx)
+        except Exception:  # of an engine that fires no events
+            self.logger.error(f"{cause}\n{secure_format_traceback()}")
 
     def _tell_of_lost_parent(self, fl_ctx: FLContext) -> None:
         cause = self._parent_watch.find_fatal_loss(fl_ctx) if self._parent_watch else ""
@@ -244,8 +251,7 @@ class ClientAPIExecutor(Executor):
         self.fire_fed_event(EventType.FATAL_SYSTEM_ERROR, Shareable({"cause": cause}), fl_ctx)
 
     def _check_alone(self, fl_ctx: FLContext) -> None:
-        runner = fl_ctx.get_prop(FLContextKey.RUNNER)
-        executors = runner.task_router.task_table.values() if runner else ()
+        executors = _values(lambda: fl_ctx.get_prop(FLContextKey.RUNNER).task_router.task_table)
         modes = {id(e): e._execution_mode for e in executors if isinstance(e, ClientAPIExecutor)}
         if list(modes.values()).count(self._execution_mode) > 1:
             # They would write the same file for flare.init(), and the scripts take one another's tasks.
@@ -264,9 +270,14 @@ class ClientAPIExecutor(Executor):
 
     def _relay(self, event_type: str, fl_ctx: FLContext) -> None:
         try:
-            if event_type == InfoCollector.EVENT_TYPE_GET_STATS:
-                self._report_stats(fl_ctx)
-            self._backend.handle_event(event_type, fl_ctx)
+            if self._analytics:
+                self._analytics.handle_event(event_type, fl_ctx)
+            if event_type == EventType.ABOUT_TO_END_RUN:
+                self._tell_of_lost_parent(fl_ctx)
+            if self._backend:
+                if event_type == InfoCollector.EVENT_TYPE_GET_STATS:
+                    self._report_stats(fl_ctx)
+                self._backend.handle_event(event_type, fl_ctx)
         except Exception:
             self.log_error(fl_ctx, f"event {event_type} was not handled: {secure_format_traceback()}", fire_event=False)
 
@@ -280,8 +291,12 @@ class ClientAPIExecutor(Executor):
     # Analytics
 
     def set_analytics_fire_fed_event(self, enabled: bool) -> None:
-        """Chooses what a log record becomes: a federated event (True), or a local one for ConvertToFedEvent (False)."""
+        """Has log records become federated events (True) in place of the site's own (False, as it is at first)."""
         self._analytics_fire_fed_event = bool(enabled)
+
+    def fire_log_analytics(self, fl_ctx: FLContext, dxo: DXO) -> None:
+        """Fires the event of one log record, on the caller's thread."""
+        self._fire_analytics(dxo, self._analytics_fire_fed_event, fl_ctx)
 
     def relay_log_record(self, record: DXO) -> None:
         """Takes one record of `flare.log` from the backend: delivered in order, and before the result of its task."""
@@ -289,31 +304,35 @@ class ClientAPIExecutor(Executor):
         if analytics:
             analytics.submit(record)
 
-    def _fire_record(self, engine, record: DXO) -> None:
+    def _create_analytics(self, fl_ctx: FLContext) -> AnalyticsRelay:
+        audience = find_audience(_values(lambda: fl_ctx.get_engine().get_all_components()))
+        # In in_process nothing leaves the site that the job does not convert, as with nvflare's own executor.
+        is_sent = self._execution_mode != ExecutionMode.IN_PROCESS and not audience.is_converted
+        warning = "" if is_sent or audience.is_heard else UNHEARD
+        analytics = AnalyticsRelay(partial(self._fire_record, fl_ctx.get_engine(), is_sent), warning)
+        analytics.hold()
+        return analytics
+
+    def _fire_record(self, engine, is_sent: bool, record: DXO) -> None:
         with engine.new_context() as fl_ctx:
             self.fire_log_analytics(fl_ctx, record)
+            if is_sent and not self._analytics_fire_fed_event:
+                self._fire_analytics(record, True, fl_ctx)
 
-    def fire_log_analytics(self, fl_ctx: FLContext, dxo: DXO) -> None:
-        """Fires one analytics event, on the caller's thread."""
-        data = dxo.to_shareable()
-        AnalyticsRelay.claim(data)
-        fl_ctx.set_prop(FLContextKey.EVENT_DATA, data, private=True, sticky=False)
-        if self._analytics_fire_fed_event:
+    def _fire_analytics(self, record: DXO, is_federated: bool, fl_ctx: FLContext) -> None:
+        data = record.to_shareable()
+        if self._analytics:
+            self._analytics.claim(data)
+        if is_federated:
             self.fire_fed_event(FED_ANALYTIC_EVENT_TYPE, data, fl_ctx)
         else:
-            self.fire_event(ANALYTIC_EVENT_TYPE, fl_ctx)
-
-    @staticmethod
-    def _job_converts_analytics(fl_ctx: FLContext) -> bool:
-        components = fl_ctx.get_engine().get_all_components().values()
-        converters = [c for c in components if isinstance(c, ConvertToFedEvent)]
-        return any(ANALYTIC_EVENT_TYPE in c.events_to_convert for c in converters)
+            self.fire_event_with_data(ANALYTIC_EVENT_TYPE, fl_ctx, FLContextKey.EVENT_DATA, data)
 
     # Backends
 
     def _build_backend_context(self) -> ClientAPIBackendContext:
-        values = {field.name: getattr(self, "_" + field.name, self) for field in fields(ClientAPIBackendContext)}
-        return ClientAPIBackendContext(**values)
+        names = [field.name for field in fields(ClientAPIBackendContext) if field.name != "executor"]
+        return ClientAPIBackendContext(self, **{name: getattr(self, "_" + name) for name in names})
 
     def _backend_registry(self) -> dict:
         return {
@@ -323,7 +342,13 @@ class ClientAPIExecutor(Executor):
         }
 
     def _create_backend(self) -> ClientAPIBackendSpec:
-        return self._backend_registry()[self._execution_mode]()
+        registry = self._backend_registry()
+        if self._execution_mode not in registry:
+            raise ValueError(
+                f"no backend factory registered for execution_mode {self._execution_mode!r}: "
+                f"registered modes are {list(registry)}"
+            )
+        return registry[self._execution_mode]()
 
     # Each import is late: a mode must not cost what only another one needs.
 
@@ -341,6 +366,14 @@ class ClientAPIExecutor(Executor):
         from nvflare.app_common.executors.client_api.attach_backend import AttachBackend
 
         return AttachBackend()
+
+
+def _values(get_table: Callable[[], dict]) -> list:
+    """Returns the values of a table of the job's; none where a job has no such table, as in a unit test."""
+    try:
+        return list(get_table().values())
+    except (AttributeError, TypeError):
+        return []
 
 
 _DEFAULTS = {name: p.default for name, p in inspect.signature(ClientAPIExecutor.__init__).parameters.items()}

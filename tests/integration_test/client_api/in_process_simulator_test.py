@@ -33,6 +33,7 @@ from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.app_common.np.np_formatter import NPFormatter
 from nvflare.app_common.np.np_model_locator import NPModelLocator
 from nvflare.app_common.np.np_model_persistor import NPModelPersistor
+from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
 from nvflare.app_common.widgets.validation_json_generator import ValidationJsonGenerator
 from nvflare.app_common.workflows.cross_site_model_eval import CrossSiteModelEval
 from nvflare.app_common.workflows.fedavg import FedAvg
@@ -97,6 +98,7 @@ class SimulatedJob:
             train_with_evaluation=True,
         )
         self.fed_job.to_clients(executor)
+        self.fed_job.to_clients(ConvertToFedEvent(["analytix_log_stats"]), id="event_to_fed")
         self.fed_job.add_file_to_clients(str(script))
         self.arguments = ["-n", str(sites), "-t", str(threads)]
 

@@ -12,26 +12,32 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Brings what a script logs to the server: every record, in order.
+"""Brings what a script logs to whoever listens, at the site and at the server: every record, in order.
 
 The script's thread or session puts records in; one thread takes them out and hands each to the executor, which fires it
-as an analytics event. The event that is to leave the site is sent from here and not by nvflare's FedEventRunner: that
-one sends without waiting, the server's thread pool reorders a burst, and the server drops every event that is older
-than the last one it saw of this site. Here the next event leaves when the server has acknowledged the one before, so
-none is late. The thread exists only once something was logged.
+as an event of the site, and, where nothing else would bring it to the server, as a federated one. The event that is to
+leave the site is sent from here and not by nvflare's FedEventRunner: that one sends without waiting, the server's
+thread pool reorders a burst, and the server drops every event that is older than the last one it saw of this site.
+Here the next event leaves when the server has acknowledged the one before, so none is late. The thread exists only
+once something was logged.
 """
 
 import threading
 import time
+import uuid
 from collections import deque
-from typing import Callable, Optional
+from typing import Callable, Iterable, NamedTuple, Optional
 
+from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE
 from nvflare.apis.dxo import DXO
+from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import EventScope, FedEventHeader, FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.backend_spec import TaskAborted, wait_until
+from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
+from nvflare.app_common.widgets.streaming import AnalyticsReceiver
 from nvflare.fuel.f3.cellnet.defs import CellChannel
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.fuel.f3.message import Message
@@ -52,28 +58,61 @@ FLUSH_TIMEOUT = 30.0
 # Seconds that the end of the job waits for the last records.
 CLOSE_TIMEOUT = 5.0
 
-# Direction of an event that this relay sends itself; FedEventRunner takes only those with "out".
-_DIRECTION = "relay"
+UNHEARD = (
+    f"what the script logs reaches nobody: no component of this job listens to {ANALYTIC_EVENT_TYPE} at this site, and "
+    f'none brings it to the server; for that add ConvertToFedEvent(["{ANALYTIC_EVENT_TYPE}"]) to the job\'s clients'
+)
+
+# Events of a site leave it one at a time, whichever executor of the job sends them: the server wants them in order.
+_one_at_a_time = threading.Lock()
+_last_timestamp = 0.0
+
+
+class Audience(NamedTuple):
+    is_converted: bool  # a component makes federated events of the site's own, for the server
+    is_heard: bool  # somebody may listen
+
+
+def find_audience(components: Iterable) -> Audience:
+    """Tells who of a job's components gets the site's own analytics events."""
+    components = list(components)
+    is_converted = any(isinstance(c, ConvertToFedEvent) and _listens(c.events_to_convert) for c in components)
+    return Audience(is_converted, is_converted or any(_may_listen(c) for c in components))
+
+
+def _may_listen(component) -> bool:
+    if isinstance(component, AnalyticsReceiver):
+        return _listens(component.events)
+    # Of nvflare's own components no other kind listens; of one's own nobody can tell.
+    return not type(component).__module__.startswith("nvflare.")
+
+
+def _listens(events) -> bool:
+    return ANALYTIC_EVENT_TYPE in events
 
 
 class AnalyticsRelay:
     """An ordered queue of log records with one delivering thread."""
 
-    def __init__(self, fire: Callable[[DXO], None]):
+    def __init__(self, fire: Callable[[DXO], None], warning: str = ""):
         """Initializes the relay; no thread is started yet.
 
         Args:
-            fire: turns one record into an analytics event; called on the relay's thread.
+            fire: turns one record into analytics events; called on the relay's thread.
+            warning: logged with the first record.
         """
         self.logger = get_obj_logger(self)
         self.sent = 0  # acknowledged by the server
         self.dropped = 0  # not delivered, and never will be
         self._fire = fire
+        self._warning = warning
+        # Marks an event that this relay sends; FedEventRunner takes only those with "out", other relays their own.
+        self._direction = f"relay {uuid.uuid4()}"
         self._changed = threading.Condition()
         self._records = deque()  # the record at the left is in the thread's hands
         self._closed = False
+        self._is_held = False
         self._thread: Optional[threading.Thread] = None
-        self._last_timestamp = 0.0
 
     def submit(self, record: DXO) -> None:
         """Takes one record of `flare.log`; waits only while MAX_PENDING_RECORDS are pending."""
@@ -90,13 +129,14 @@ class AnalyticsRelay:
 
     def flush(self, abort_signal: Optional[Signal] = None, timeout: float = FLUSH_TIMEOUT) -> bool:
         """Waits (at most `timeout` seconds) until all records taken so far are delivered; tells whether they are."""
+        self.release()
         with self._changed:
             try:
                 delivered = wait_until(self._changed, lambda: not self._records, abort_signal, timeout)
             except TaskAborted:
                 return False
             if not delivered:
-                self.logger.warning(f"{len(self._records)} log records still wait for the server after {timeout} s")
+                self.logger.warning(f"{len(self._records)} log records still wait for their delivery after {timeout} s")
             return delivered
 
     def close(self) -> None:
@@ -114,9 +154,11 @@ class AnalyticsRelay:
             self.logger.warning(f"{self.dropped} log records could not be delivered ({self.sent} were)")
 
     def _deliver(self) -> None:
+        if self._warning:
+            self.logger.warning(self._warning)
         while True:
             with self._changed:
-                wait_until(self._changed, lambda: self._closed or self._records)
+                wait_until(self._changed, lambda: self._closed or (self._records and not self._is_held))
                 if self._closed:
                     return
                 record = self._records[0]
@@ -130,30 +172,49 @@ class AnalyticsRelay:
                     self._records.popleft()
                 self._changed.notify_all()
 
-    @staticmethod
-    def claim(event_data: Shareable) -> None:
-        """Marks the data of an event, so that it is sent by `forward` and not by FedEventRunner."""
-        event_data.set_header(FedEventHeader.DIRECTION, _DIRECTION)
+    def claim(self, event_data: Shareable) -> None:
+        """Marks the data of an event, so that a federated event with it is sent from here and not by FedEventRunner."""
+        event_data.set_header(FedEventHeader.DIRECTION, self._direction)
 
-    def forward(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Sends a federated event to the server if it was claimed; returns when the server has it, or has not."""
+    def hold(self) -> None:
+        """Keeps what is logged until `release`, or `flush`: listeners that have not started would miss it."""
+        self._is_held = True
+
+    def release(self) -> None:
+        with self._changed:
+            self._is_held = False
+            self._changed.notify_all()
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Sends a federated event that was claimed; returns when the server has it, or has not."""
+        if event_type == EventType.BEFORE_PULL_TASK:
+            self.release()
+        elif event_type == EventType.ABOUT_TO_END_RUN:
+            self.flush(timeout=CLOSE_TIMEOUT)  # while listeners at the site still listen
         data = fl_ctx.get_prop(FLContextKey.EVENT_DATA)
         if fl_ctx.get_prop(FLContextKey.EVENT_SCOPE) != EventScope.FEDERATION or not isinstance(data, Shareable):
             return
-        if data.get_header(FedEventHeader.DIRECTION) != _DIRECTION:
-            return
-        # The server takes only events with a growing timestamp, and the clock may stand still or be set back.
-        self._last_timestamp = max(time.time(), self._last_timestamp + 1e-6)
-        data.set_header(FedEventHeader.EVENT_TYPE, event_type)
-        data.set_header(FedEventHeader.ORIGIN, fl_ctx.get_identity_name())
-        data.set_header(FedEventHeader.TIMESTAMP, self._last_timestamp)
-        if self._send(data, fl_ctx):
-            self.sent += 1
-        else:
-            self.dropped += 1
+        if data.get_header(FedEventHeader.DIRECTION) == self._direction:
+            if self._send(event_type, data, fl_ctx):
+                self.sent += 1
+            else:
+                self.dropped += 1
+
+    def _send(self, event_type: str, data: Shareable, fl_ctx: FLContext) -> bool:
+        # A copy: to a listener at the site, an event with this site as its peer would be one of another site.
+        message = Shareable(data)
+        for key, value in data[ReservedHeaderKey.HEADERS].items():
+            message.set_header(key, value)
+        message.set_header(FedEventHeader.EVENT_TYPE, event_type)
+        message.set_header(FedEventHeader.ORIGIN, fl_ctx.get_identity_name())
+        message.set_header(ReservedHeaderKey.TOPIC, FED_EVENT_TOPIC)
+        message.set_peer_props(fl_ctx.get_all_public_props())
+        with _one_at_a_time:
+            message.set_header(FedEventHeader.TIMESTAMP, _next_timestamp())
+            return self._request(message, fl_ctx)
 
     @staticmethod
-    def _send(data: Shareable, fl_ctx: FLContext) -> bool:
+    def _request(message: Shareable, fl_ctx: FLContext) -> bool:
         # Past the streaming layer that nvflare puts around this channel: an event is small, and one message and its
         # reply take a third of the time of two streams. Not behind a relay: there a plain reply never arrives, because
         # the server strips its authentication (FederatedServer) and the relay rejects what has none.
@@ -161,17 +222,22 @@ class AnalyticsRelay:
         is_behind_relay = len(FQCN.split(cell.get_fqcn())) > DIRECT_CELL_LEVELS
         sender = cell if is_behind_relay else cell.core_cell
         server = FQCN.join([FQCN.ROOT_SERVER, fl_ctx.get_job_id()])
-        data.set_header(ReservedHeaderKey.TOPIC, FED_EVENT_TOPIC)
-        data.set_peer_props(fl_ctx.get_all_public_props())
         for _ in range(SEND_ATTEMPTS):
             reply = sender.send_request(
                 channel=CellChannel.AUX_COMMUNICATION,
                 target=server,
                 topic=FED_EVENT_TOPIC,
-                request=Message(payload=data),
+                request=Message(payload=message),
                 timeout=ACK_TIMEOUT,
                 optional=True,
             )
             if isinstance(reply.payload, Shareable) and reply.payload.get_return_code() == ReturnCode.OK:
                 return True
         return False
+
+
+def _next_timestamp() -> float:
+    """The server takes only events with a growing timestamp, and the clock may stand still or be set back."""
+    global _last_timestamp
+    _last_timestamp = max(time.time(), _last_timestamp + 1e-6)
+    return _last_timestamp

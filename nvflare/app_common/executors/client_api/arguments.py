@@ -15,7 +15,8 @@
 """The arguments of ClientAPIExecutor: what each may be, and in which execution mode it has a meaning.
 
 One table, RULES, and one function that applies it: bad input is found when the executor is constructed, which is when a
-job is built or its configuration is read, and never later.
+job is built or its configuration is read. Only what a site alone can know, whether a script is there, is left to the
+start of the job.
 """
 
 import math
@@ -59,13 +60,6 @@ def _words(value) -> Optional[str]:
     return value
 
 
-def _script(value) -> Optional[str]:
-    value = _optional_text(value)
-    if value is not None and not value.endswith(".py"):
-        raise ValueError("the path of a .py file")
-    return value
-
-
 def _flag(value) -> bool:
     if value not in (True, False):
         raise ValueError("True or False")
@@ -97,13 +91,13 @@ def _seconds(positive: bool, optional: bool) -> Callable:
 class Rule(NamedTuple):
     check: Callable  # returns the value to store, or raises ValueError with what is allowed
     modes: Iterable[str] = ALL_EXECUTION_MODES  # where the argument has a meaning
-    required: bool = False  # in these modes
+    required_like: str = ""  # an example, if these modes cannot do without the argument
 
 
 # The one place that says which argument means something in which mode. The defaults are those of the constructor.
 RULES = {
-    "command": Rule(_words, (ExecutionMode.EXTERNAL_PROCESS,), required=True),
-    "task_script_path": Rule(_script, (ExecutionMode.IN_PROCESS,), required=True),
+    "command": Rule(_words, (ExecutionMode.EXTERNAL_PROCESS,), required_like="python3 -u custom/train.py"),
+    "task_script_path": Rule(_optional_text, (ExecutionMode.IN_PROCESS,)),
     "task_script_args": Rule(lambda value: _words(_text(value)) or "", (ExecutionMode.IN_PROCESS,)),
     "launch_once": Rule(_flag, (ExecutionMode.EXTERNAL_PROCESS,)),
     "launch_timeout": Rule(_seconds(positive=True, optional=True), (ExecutionMode.EXTERNAL_PROCESS,)),
@@ -120,7 +114,7 @@ RULES = {
     "memory_gc_rounds": Rule(_count),
     "cuda_empty_cache": Rule(_flag),
     "attach_timeout": Rule(_seconds(positive=True, optional=True), (ExecutionMode.ATTACH,)),
-    "allow_reconnect": Rule(_flag, (ExecutionMode.ATTACH,)),
+    "allow_reconnect": Rule(bool, (ExecutionMode.ATTACH,)),
 }
 
 
@@ -139,11 +133,11 @@ def check_arguments(mode: str, given: dict, defaults: dict) -> dict:
         ValueError: names the first bad argument, its value and what is allowed.
     """
     if mode not in ALL_EXECUTION_MODES:
-        raise ValueError(f"execution_mode must be one of {', '.join(ALL_EXECUTION_MODES)}, but is {mode!r}")
+        raise ValueError(f"invalid execution_mode {mode!r}: must be one of {list(ALL_EXECUTION_MODES)}")
     checked = {name: _checked(name, given[name], defaults[name], mode) for name in RULES}
     interval, timeout = checked["heartbeat_interval"], checked["heartbeat_timeout"]
     if timeout == 0 and mode == ExecutionMode.ATTACH:
-        raise ValueError(f"heartbeat_timeout must be more than 0 in execution_mode {mode}, but is {timeout!r}")
+        raise ValueError(f"heartbeat_timeout must be more than 0 with execution_mode {mode!r}, but is {timeout!r}")
     if 0 < timeout <= interval:
         raise ValueError(
             f"heartbeat_interval must be less than heartbeat_timeout, but they are {interval!r} and {timeout!r}"
@@ -153,16 +147,20 @@ def check_arguments(mode: str, given: dict, defaults: dict) -> dict:
 
 def _checked(name: str, value, default, mode: str):
     rule = RULES[name]
+    has_meaning = mode in rule.modes
     try:
         checked = rule.check(value)
     except ValueError as e:
-        if mode in rule.modes:
+        if has_meaning:
             raise ValueError(f"{name} must be {e}, but is {value!r}") from None
         checked = value  # in the wrong place whatever it is
-    if mode not in rule.modes and checked != default:
+    if not has_meaning and checked != default:
+        modes = " or ".join(repr(valid) for valid in rule.modes)
         raise ValueError(
-            f"{name} is only valid in execution_mode {' or '.join(rule.modes)}, but it is {value!r} in {mode}"
+            f"{name} is only valid for execution_mode {modes}, but got {name}={value!r} with execution_mode {mode!r}"
         )
-    if mode in rule.modes and rule.required and checked is None:
-        raise ValueError(f"{name} must be set in execution_mode {mode}, but is {value!r}")
+    if has_meaning and rule.required_like and checked is None:
+        raise ValueError(
+            f"execution_mode {mode!r} requires a non-empty {name}, such as {rule.required_like!r}, but got {value!r}"
+        )
     return checked

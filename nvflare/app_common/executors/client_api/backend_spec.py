@@ -25,12 +25,13 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Callable, Optional
+from typing import Callable, NamedTuple, Optional
 
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
+from nvflare.app_common.app_constant import AppConstants
 
 # Header of a failure reply: why the task failed, as a text of at most MAX_CAUSE_BYTES.
 FAILURE_CAUSE_HEADER = "client_api_failure_cause"
@@ -50,32 +51,32 @@ class TaskAborted(Exception):
 
 @dataclass(frozen=True)
 class ClientAPIBackendContext:
-    """What a backend may know: the executor it works for and the executor's validated arguments.
+    """What a backend may know: the executor it works for and the executor's validated arguments, with its defaults.
 
     All times are in seconds; None means no limit unless the argument says otherwise (see ClientAPIExecutor).
     """
 
     executor: Executor  # the ClientAPIExecutor
     execution_mode: str
-    command: Optional[str]
-    task_script_path: Optional[str]
-    task_script_args: str
-    launch_once: bool
-    launch_timeout: Optional[float]
-    shutdown_timeout: Optional[float]
-    stop_grace_period: float
-    heartbeat_interval: float
-    heartbeat_timeout: float
-    task_wait_timeout: Optional[float]
-    result_wait_timeout: Optional[float]
-    train_task_name: str
-    evaluate_task_name: str
-    submit_model_task_name: str
-    train_with_evaluation: bool
-    memory_gc_rounds: int
-    cuda_empty_cache: bool
-    attach_timeout: Optional[float]
-    allow_reconnect: bool
+    command: Optional[str] = None
+    task_script_path: Optional[str] = None
+    task_script_args: str = ""
+    launch_once: bool = True
+    launch_timeout: Optional[float] = None
+    shutdown_timeout: Optional[float] = None
+    stop_grace_period: float = 30.0
+    heartbeat_interval: float = 5.0
+    heartbeat_timeout: float = 30.0
+    task_wait_timeout: Optional[float] = None
+    result_wait_timeout: Optional[float] = None
+    train_task_name: str = AppConstants.TASK_TRAIN
+    evaluate_task_name: str = AppConstants.TASK_VALIDATION
+    submit_model_task_name: str = AppConstants.TASK_SUBMIT_MODEL
+    train_with_evaluation: bool = False
+    memory_gc_rounds: int = 0
+    cuda_empty_cache: bool = False
+    attach_timeout: Optional[float] = None
+    allow_reconnect: bool = False
 
 
 class ClientAPIBackendSpec(ABC):
@@ -117,6 +118,26 @@ class ClientAPIBackendSpec(ABC):
 
         Bounded, idempotent, and must not raise; a call to `execute` that is still waiting is made to end.
         """
+
+
+class WaitLimit(NamedTuple):
+    """The argument that bounds a wait, and by how much."""
+
+    seconds: Optional[float]  # None: nothing does
+    argument: str
+
+    def remaining(self, start: float) -> Optional[float]:
+        """Returns the seconds that are left of a wait that began at a time of the monotonic clock; None: no limit."""
+        return None if self.seconds is None else start + self.seconds - time.monotonic()
+
+    def __str__(self):
+        return f"{self.seconds} s ({self.argument})"
+
+
+def soonest_limit(**seconds: Optional[float]) -> WaitLimit:
+    """Returns the one of several arguments, by their names, that is over first."""
+    limits = [WaitLimit(value, name) for name, value in seconds.items() if value is not None]
+    return min(limits, default=WaitLimit(None, ""))
 
 
 def clip_cause(text: str) -> str:

@@ -23,6 +23,7 @@ executor's task thread and the script's thread (see in_process_trainer.py for th
 """
 
 import threading
+import time
 from contextlib import ExitStack
 from typing import Callable, Optional
 
@@ -35,6 +36,7 @@ from nvflare.app_common.executors.client_api.backend_spec import (
     ClientAPIBackendContext,
     ClientAPIBackendSpec,
     TrainerError,
+    soonest_limit,
     wait_until,
 )
 from nvflare.app_common.executors.client_api.bootstrap import client_config
@@ -55,6 +57,9 @@ from nvflare.security.logging import secure_format_exception
 
 # Seconds that the end of the job waits for a script that was told to stop.
 SCRIPT_STOP_TIMEOUT = 5.0
+# What bounds the wait for a result, and for the script to take the task.
+_RESULT_LIMIT = "result_wait_timeout"
+_BOTH_LIMITS = ("task_wait_timeout", _RESULT_LIMIT)
 
 
 class InProcessBackend(ClientAPIBackendSpec):
@@ -75,6 +80,7 @@ class InProcessBackend(ClientAPIBackendSpec):
     def initialize(self, context: ClientAPIBackendContext, fl_ctx: FLContext) -> None:
         if isinstance(self._data_bus.get_data(CLIENT_API_KEY), InProcessTrainerAPI):
             raise TrainerError("another in_process executor runs in this job, and flare.init() can serve only one")
+        _check_script_path(context.task_script_path)
         self._context = context
         with ExitStack() as cleanup:
             api = self._create_api(client_config(context, fl_ctx), cleanup)
@@ -124,17 +130,21 @@ class InProcessBackend(ClientAPIBackendSpec):
         try:
             if not self._has_ended():
                 self._events.fire_event(TOPIC_GLOBAL_RESULT, shareable)
+            handed_over = time.monotonic()
             with exchange.changed:
-                self._wait(lambda: exchange.delivered is None, abort_signal, "task_wait_timeout")
-                self._wait(lambda: exchange.result is not None, abort_signal, "result_wait_timeout")
+                self._wait(lambda: exchange.delivered is None, abort_signal, handed_over, *_BOTH_LIMITS)
+                self._wait(lambda: exchange.has_result, abort_signal, handed_over, _RESULT_LIMIT)
                 return exchange.result
         finally:
             exchange.close_task()
 
-    def _wait(self, predicate: Callable[[], bool], abort_signal: Signal, timeout_argument: str) -> None:
-        exchange, timeout = self._exchange, getattr(self._context, timeout_argument)
-        in_time = wait_until(exchange.changed, lambda: predicate() or self._has_ended(), abort_signal, timeout)
-        if exchange.result is not None:
+    def _wait(self, predicate: Callable[[], bool], abort_signal: Signal, start: float, *timeouts: str) -> None:
+        exchange = self._exchange
+        limit = soonest_limit(**{name: getattr(self._context, name) for name in timeouts})
+        in_time = wait_until(
+            exchange.changed, lambda: predicate() or self._has_ended(), abort_signal, limit.remaining(start)
+        )
+        if exchange.has_result:
             return  # whatever has ended since, the result is good
         if self._has_ended():
             # Both, if there are both: a script may fail because it was stopped.
@@ -144,7 +154,7 @@ class InProcessBackend(ClientAPIBackendSpec):
             raise TrainerError(f"no result was sent{hint}: {how}")
         if not in_time:
             missing = "asked for the task" if exchange.delivered is not None else "sent a result"
-            raise TrainerError(f"{self._runner.name} has not {missing} in {timeout} s ({timeout_argument})")
+            raise TrainerError(f"{self._runner.name} has not {missing} in {limit}")
 
     def _has_ended(self) -> bool:
         return self._exchange.script_end is not None or self._exchange.stop_reason is not None
@@ -181,3 +191,10 @@ class InProcessBackend(ClientAPIBackendSpec):
         if self._untold_failure and not self._was_told:
             self.logger.error(f"the script failed after its last task: {self._untold_failure}")
         self._cleanup.close()
+
+
+def _check_script_path(path: Optional[str]) -> None:
+    if not path:
+        raise TrainerError("task_script_path is not set: it names the .py file that is to run")
+    if not path.endswith(".py"):
+        raise TrainerError(f"task_script_path must be the path of a .py file, but is {path!r}")

@@ -57,6 +57,8 @@ from nvflare.security.logging import secure_format_traceback
 # Lines of a script's traceback that travel as the cause.
 TRACEBACK_LINES = 20
 
+_NO_RESULT = object()  # None may be published, too, and fails the task
+
 # Threads of scripts that ignored the end of their job. flare finds its API by a global, so that they would train, and
 # answer, for the next job in this process.
 _abandoned_threads = weakref.WeakSet()
@@ -68,7 +70,7 @@ class TaskExchange:
     def __init__(self):
         self.changed = threading.Condition()
         self.delivered: Optional[Shareable] = None  # a task that the script has not received yet
-        self.result: Optional[Shareable] = None  # of the open task
+        self.result: Any = _NO_RESULT  # of the open task
         self.script_end: Optional[str] = None  # how the script ended, once it has
         self.stop_reason: Optional[str] = None  # why the script is to end, once it is
         self.task_name: Optional[str] = None  # of the open task: the one that the executor waits for
@@ -79,12 +81,12 @@ class TaskExchange:
     def open_task(self, name: str) -> None:
         with self.changed:
             self._count += 1
-            self._open, self.task_name, self.delivered, self.result = self._count, name, None, None
+            self._open, self.task_name, self.delivered, self.result = self._count, name, None, _NO_RESULT
 
     def close_task(self) -> None:
         """Forgets the open task: a result that still comes is late."""
         with self.changed:
-            self._open, self.task_name, self.delivered, self.result = 0, None, None, None
+            self._open, self.task_name, self.delivered, self.result = 0, None, None, _NO_RESULT
 
     def deliver(self, task: Shareable) -> None:
         with self.changed:
@@ -101,10 +103,14 @@ class TaskExchange:
             self.changed.notify_all()
             return self.task_name, task
 
-    def submit(self, result: Shareable) -> bool:
+    @property
+    def has_result(self) -> bool:
+        return self.result is not _NO_RESULT
+
+    def submit(self, result: Any) -> bool:
         """Takes the script's result if it is the first one for the open task; tells whether it was taken."""
         with self.changed:
-            if not self._open or self._received != self._open or self.result is not None:
+            if not self._open or self._received != self._open or self.has_result:
                 return False
             self.result = result
             self.changed.notify_all()

@@ -30,7 +30,7 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.backend_spec import TrainerError, wait_until
+from nvflare.app_common.executors.client_api.backend_spec import TrainerError, soonest_limit, wait_until
 from nvflare.app_common.executors.client_api.handshake import Handshake, HandshakeError, pack, unpack, without_proof
 from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
 from nvflare.app_common.executors.client_api.trainer_pipe import DELIVERED, TASK, MessageRefused, TrainerPipe
@@ -82,15 +82,14 @@ class TrainerSession(TaskExchanger):
             pipe (TrainerPipe): the CJ's end of the pipe, not opened; it is the session's from now on.
             name (str): of the session, for the log.
             task_wait_timeout (float, optional): seconds in which the trainer must have a task.
-            result_wait_timeout (float, optional): seconds from then on to its result.
+            result_wait_timeout (float, optional): seconds, from the hand-over of the task too, to its result.
             on_metrics (Callable): takes each log record of the trainer, in order.
             find_death (Callable, optional): see TrainerPipeHandler.
             on_state (Callable, optional): told of each new state, on the thread that changed it; must return soon.
             on_bad_proof (Callable, optional): told how many wrong proofs there were; must return soon.
         """
-        super().__init__(
-            pipe_id="", peer_read_timeout=task_wait_timeout, task_wait_time=result_wait_timeout, heartbeat_timeout=None
-        )
+        super().__init__(pipe_id="", heartbeat_timeout=None)
+        self._limits = {"task_wait_timeout": task_wait_timeout, "result_wait_timeout": result_wait_timeout}
         self.pipe = pipe
         self.pipe_handler = TrainerPipeHandler(pipe, pipe.heartbeat_interval, pipe.heartbeat_timeout, find_death)
         self.state = SessionState.CREATED
@@ -158,9 +157,9 @@ class TrainerSession(TaskExchanger):
             self._move(SessionState.READY, "the task is over")
 
     def _exchange(self, request: Message, abort_signal: Signal) -> Shareable:
-        start = time.monotonic()
+        start, limit = time.monotonic(), soonest_limit(**self._limits)
         try:
-            was_sent = self.pipe.send(request, self.peer_read_timeout, abort_signal)
+            was_sent = self.pipe.send(request, limit.seconds, abort_signal)
         except MessageRefused as e:
             raise TrainerError(f"the trainer cannot take the task: {e}") from e
         self._traffic.count_task(request.data, time.monotonic() - start)
@@ -171,16 +170,19 @@ class TrainerSession(TaskExchanger):
                     self._changed, lambda: self.has_ended, abort_signal, END_TIMEOUT if self.pipe.gone.triggered else 0
                 )
                 self._raise_if_ended()
-            raise TrainerError(f"the trainer did not accept the task in {self.peer_read_timeout} s (task_wait_timeout)")
+            raise TrainerError(f"the trainer did not accept the task in {limit}")
+        limit = soonest_limit(result_wait_timeout=self._limits["result_wait_timeout"])
         with self._changed:
             in_time = wait_until(
-                self._changed, lambda: self._reply or self.has_ended, abort_signal, self.task_wait_time
+                self._changed, lambda: self._reply or self.has_ended, abort_signal, limit.remaining(start)
             )
             if self._reply is None:
                 self._raise_if_ended()
             if not in_time:
-                raise TrainerError(f"the trainer sent no result in {self.task_wait_time} s (result_wait_timeout)")
+                raise TrainerError(f"the trainer sent no result in {limit}")
             result = self._reply.data
+            if not isinstance(result, Shareable):
+                raise TrainerError(f"the result must be a Shareable, but is {type(result)}")
             self._is_being_pulled = not self._traffic.count_result(result)
             return result
 
@@ -277,8 +279,6 @@ class TrainerSession(TaskExchanger):
                 self._unanswered = ""
             if self._request is None or msg.req_id != self._request.msg_id or self._reply is not None:
                 self.logger.warning(f"session {self._session_name}: dropped a result: its task is over or not of here")
-            elif not isinstance(msg.data, Shareable):
-                self.logger.warning(f"session {self._session_name}: dropped a result that is a {type(msg.data)}")
             else:
                 self._reply = msg
                 self._changed.notify_all()

@@ -26,6 +26,7 @@ from checking_aggregator import ACCEPTED_FILE, VIOLATIONS_FILE, CheckingAggregat
 from zeros_persistor import MODEL_FILE, ZerosPersistor
 
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
+from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
 from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.job_config.api import FedJob
 from tests.integration_test.client_api.simulator_parts import LogKeeper
@@ -70,6 +71,7 @@ def make_job(
     job.to_server(LogKeeper(), id="log_keeper")
     for site, site_executor in executors.items():
         job.to(site_executor, site)
+        job.to(ConvertToFedEvent(["analytix_log_stats"]), site, id="event_to_fed")
         for file in SCRIPTS:
             job.add_file_to(str(file), site)
     return job

@@ -16,12 +16,15 @@
 
 import threading
 from types import SimpleNamespace
+from unittest.mock import MagicMock, Mock
 
 import pytest
 
 from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE, AnalyticsDataType
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import FedEventHeader, FLMetaKey, ReturnCode
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_constant import EventScope, FedEventHeader, FLContextKey, FLMetaKey, ReservedKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
 from nvflare.apis.fl_exception import UnsafeJobError
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
@@ -33,11 +36,19 @@ from nvflare.app_common.executors.client_api.backend_spec import (
     TaskAborted,
     TrainerError,
 )
-from nvflare.app_common.executors.client_api_executor import FED_ANALYTIC_EVENT_TYPE, ClientAPIExecutor, ExecutionMode
+from nvflare.app_common.executors.client_api_executor import (
+    ALL_EXECUTION_MODES,
+    FED_ANALYTIC_EVENT_TYPE,
+    ClientAPIExecutor,
+    ExecutionMode,
+)
 from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
-from tests.unit_test.app_common.executors.job_harness import assert_failed, log_record, make_task
+from nvflare.app_common.widgets.streaming import AnalyticsReceiver
+from tests.unit_test.app_common.executors.job_harness import EventRecorder, assert_failed, log_record, make_task
 
 IN_PROCESS = ExecutionMode.IN_PROCESS
+REQUIRED = {IN_PROCESS: {}, ExecutionMode.EXTERNAL_PROCESS: {"command": "python3 train.py"}, ExecutionMode.ATTACH: {}}
+SESSION_MODES = (ExecutionMode.EXTERNAL_PROCESS, ExecutionMode.ATTACH)
 
 
 class ScriptedBackend(ClientAPIBackendSpec):
@@ -76,14 +87,16 @@ class ScriptedBackend(ClientAPIBackendSpec):
 
 
 class BackendExecutor(ClientAPIExecutor):
-    """An executor with a backend of the test's own."""
+    """An executor with a backend of the test's own, in whatever mode."""
 
-    def __init__(self, backend: ClientAPIBackendSpec, **arguments):
-        super().__init__(IN_PROCESS, task_script_path="train.py", **arguments)
+    def __init__(self, backend: ClientAPIBackendSpec, mode: str = IN_PROCESS, **arguments):
+        super().__init__(mode, **REQUIRED[mode], **arguments)
         self.own_backend = backend
 
     def _create_in_process_backend(self):
         return self.own_backend
+
+    _create_external_process_backend = _create_attach_backend = _create_in_process_backend
 
 
 def raising(error: BaseException):
@@ -157,6 +170,122 @@ class TestStartAndEnd:
         job.start(BackendExecutor(ScriptedBackend(on_finalize=raising(RuntimeError("stuck")))))
         assert job.fire(EventType.END_RUN) == {}
         assert sum("stuck" in message for message in errors_in(caplog)) == 1
+
+
+class NoEvents:
+    """An engine that cannot even fire an event."""
+
+
+def useless_engines() -> list:
+    """Engines of unit tests: they know neither components nor cell, runner or workspace."""
+    return [Mock(), MagicMock(), Mock(spec=["fire_event"]), Mock(get_cell=Mock(return_value=None)), NoEvents(), None]
+
+
+def start_with(executor, engine) -> tuple:
+    """Fires START_RUN with this engine in the context; returns the context and the reasons of all panics."""
+    panics = []
+    if isinstance(engine, Mock):
+        engine.fire_event.side_effect = lambda event_type, fl_ctx: panics.append(
+            fl_ctx.get_prop(FLContextKey.EVENT_DATA) if event_type == EventType.FATAL_SYSTEM_ERROR else None
+        )
+    fl_ctx = FLContext()
+    fl_ctx.put(key=ReservedKey.ENGINE, value=engine, private=True, sticky=False)
+    executor.handle_event(EventType.START_RUN, fl_ctx)
+    return fl_ctx, [panic for panic in panics if panic is not None]
+
+
+@pytest.mark.parametrize("engine", useless_engines(), ids=lambda engine: type(engine).__name__)
+@pytest.mark.parametrize("mode", ALL_EXECUTION_MODES)
+class TestStartWithAnyEngine:
+    def test_working_backend_is_driven(self, mode, engine):
+        backend = ScriptedBackend()
+        executor = BackendExecutor(backend, mode)
+        fl_ctx, panics = start_with(executor, engine)
+        assert panics == []
+        assert executor.execute("train", Shareable(), fl_ctx, Signal()).get_return_code() == ReturnCode.OK
+        for event_type in (EventType.ABORT_TASK, EventType.ABOUT_TO_END_RUN, EventType.END_RUN):
+            executor.handle_event(event_type, fl_ctx)
+        assert backend.calls == [
+            "initialize",
+            "execute train",
+            EventType.ABORT_TASK,
+            EventType.ABOUT_TO_END_RUN,
+            "finalize",
+        ]
+
+    def test_failing_backend_is_a_panic(self, mode, engine):
+        executor = BackendExecutor(ScriptedBackend(on_initialize=raising(TrainerError("no trainer here"))), mode)
+        self.assert_panic(executor, mode, engine, "no trainer here")
+
+    @pytest.mark.parametrize(
+        "error", [NotImplementedError("not here"), ValueError("not here"), TrainerError("not here")]
+    )
+    def test_factory_that_raises_is_a_panic(self, mode, engine, error):
+        class Executor(ClientAPIExecutor):
+            _create_in_process_backend = _create_external_process_backend = _create_attach_backend = raising(error)
+
+        self.assert_panic(Executor(mode, **REQUIRED[mode]), mode, engine, "not here")
+
+    def test_real_backend_is_a_panic(self, mode, engine):
+        self.assert_panic(ClientAPIExecutor(mode, **REQUIRED[mode]), mode, engine, "")
+
+    @staticmethod
+    def assert_panic(executor, mode, engine, cause):
+        fl_ctx, panics = start_with(executor, engine)
+        if isinstance(engine, Mock):
+            (panic,) = panics
+            assert f"in mode {mode} cannot start: " in panic and cause in panic
+        if not isinstance(engine, NoEvents):
+            assert_failed(executor.execute("train", Shareable(), fl_ctx, Signal()), "not running")
+        executor.handle_event(EventType.END_RUN, fl_ctx)
+
+
+class TestOrderOfEvents:
+    """What a subclass does in handle_event around the executor's own part."""
+
+    def test_base_class_is_first_at_the_start_and_last_after_it(self, job, monkeypatch):
+        backend = ScriptedBackend()
+        monkeypatch.setattr(
+            Executor, "handle_event", lambda self, event_type, _: backend.calls.append(event_type + "!")
+        )
+        job.start(BackendExecutor(backend))
+        job.fire("own.event")
+        job.fire(EventType.END_RUN)
+        assert backend.calls == [
+            EventType.ABOUT_TO_START_RUN + "!",
+            EventType.START_RUN + "!",
+            "initialize",
+            "own.event",
+            "own.event!",
+            "finalize",
+            EventType.END_RUN + "!",
+        ]
+
+    @pytest.mark.parametrize("event_type", [EventType.ABORT_TASK, EventType.ABOUT_TO_END_RUN, EventType.END_RUN])
+    def test_events_before_the_start_do_nothing(self, event_type):
+        backend = ScriptedBackend()
+        BackendExecutor(backend).handle_event(event_type, FLContext())
+        assert backend.calls == []
+
+
+class TestScriptPath:
+    """What a config may leave open is asked for at the start."""
+
+    @pytest.mark.parametrize(
+        "path, reason",
+        [
+            (None, "task_script_path is not set"),
+            ("  ", "task_script_path is not set"),
+            ("train.sh", "task_script_path must be the path of a .py file, but is 'train.sh'"),
+            ("not_there.py", "task_script_path 'not_there.py' was not found in"),
+            ("/not/there.py", "task_script_path '/not/there.py' was not found"),
+        ],
+    )
+    def test_script_that_cannot_run_is_a_panic(self, job, path, reason):
+        job.start(ClientAPIExecutor(IN_PROCESS, task_script_path=path))
+        (panic,) = job.panics
+        assert panic.startswith(f"ClientAPIExecutor in mode in_process cannot start: {reason}")
+        assert_failed(job.execute("train", make_task()), "not running")
 
 
 class TestDispatch:
@@ -293,11 +422,24 @@ class TestDispatch:
         assert first.result().get_return_code() == ReturnCode.OK
         assert backend.calls.count("execute train") == 1
 
+    def test_abort_signal_is_in_the_context(self, job):
+        signals = []
+        backend = ScriptedBackend()
+        backend.on_event = lambda _: None
+        executor = BackendExecutor(backend)
+        job.start(executor)
+        signal = Signal()
+        with job.engine.new_context() as fl_ctx:
+            backend.on_execute = lambda *_: signals.append(fl_ctx.get_prop("abort_signal")) or Shareable()
+            executor.execute("train", make_task(), fl_ctx, signal)
+        assert signals == [signal]
+
+    @pytest.mark.parametrize("mode", SESSION_MODES)
     @pytest.mark.parametrize("return_code", [ReturnCode.EXECUTION_EXCEPTION, ReturnCode.BAD_TASK_DATA])
-    def test_failed_result_needs_no_metrics(self, job, return_code):
+    def test_failed_result_needs_no_metrics(self, job, mode, return_code):
         result = Shareable()
         result.set_return_code(return_code)
-        assert self.run(job, lambda *_: result, train_with_evaluation=True) is result
+        assert self.run(job, lambda *_: result, mode=mode, train_with_evaluation=True) is result
 
 
 class TestEvents:
@@ -346,6 +488,23 @@ def scalar(tag: str, value: float):
     return create_analytic_dxo(tag, value, AnalyticsDataType.SCALAR)
 
 
+class Receiver(AnalyticsReceiver):
+    """A receiver at the site, which listens to the site's own and to federated events, as nvflare's do by default."""
+
+    def __init__(self, events=None):
+        super().__init__(events)
+        self.saved = []
+
+    def initialize(self, fl_ctx):
+        pass
+
+    def save(self, fl_ctx, shareable, record_origin):
+        self.saved.append((record_origin, *log_record(shareable)))
+
+    def finalize(self, fl_ctx):
+        pass
+
+
 class TestAnalytics:
     def logging_backend(self, count: int) -> ScriptedBackend:
         """A backend whose every task logs so many scalars before it returns."""
@@ -358,67 +517,149 @@ class TestAnalytics:
         backend = ScriptedBackend(log)
         return backend
 
-    def test_local_events_if_the_job_converts_them(self, job):
-        executor = BackendExecutor(self.logging_backend(30))
-        job.start(executor, converts_analytics=True)
-        job.execute("train", make_task())
-        assert executor._analytics_fire_fed_event is False
-        assert job.log_records == [("loss", float(number), None) for number in range(30)]
-        types = job.recorder.event_types
-        assert types.count(ANALYTIC_EVENT_TYPE) == 30
-        assert FED_ANALYTIC_EVENT_TYPE not in types
+    EXPECTED = [("loss", float(number), None) for number in range(30)]
 
+    @pytest.fixture
+    def wire(self, job_factory, cellnet):
+        """Starts a job whose site has a cell; returns it and the list of events that its server gets."""
+        del cellnet.received[:]
+
+        def start(mode, *handlers, components=None, count=30):
+            job = job_factory("job-1", cell=cellnet.site_cell)
+            executor = BackendExecutor(self.logging_backend(count), mode)
+            components = {f"c{number}": handler for number, handler in enumerate(handlers)} | (components or {})
+            job.start(executor, *handlers, converts_analytics=False, components=components)
+            job.execute("train", make_task())
+            return job
+
+        return start, cellnet.received
+
+    def test_nothing_leaves_the_site_unasked_in_process(self, wire):
+        start, received = wire
+        job = start(IN_PROCESS)
+        assert job.log_records == self.EXPECTED
+        assert FED_ANALYTIC_EVENT_TYPE not in job.recorder.event_types
+        assert received == []
+
+    @pytest.mark.parametrize("mode", SESSION_MODES)
     @pytest.mark.parametrize(
         "components", [{}, {"other": ConvertToFedEvent(["another_event"])}], ids=["no converter", "for other events"]
     )
-    def test_federated_events_if_nothing_converts_them(self, job_factory, cellnet, components):
-        del cellnet.received[:]
-        executor = BackendExecutor(self.logging_backend(30))
-        job = job_factory("job-1", cell=cellnet.site_cell)
-        job.start(executor, converts_analytics=False, components=components)
-        job.execute("train", make_task())
-        assert executor._analytics_fire_fed_event is True
+    def test_records_go_to_the_server_too_if_nothing_converts_them(self, wire, mode, components):
+        start, received = wire
+        job = start(mode, components=components)
         # At the server, once each and in order, before the task's result is.
-        assert [log_record(event) for event in cellnet.received] == [("loss", float(n), None) for n in range(30)]
-        types = job.recorder.event_types
-        assert types.count(FED_ANALYTIC_EVENT_TYPE) == 30
-        assert ANALYTIC_EVENT_TYPE not in types
+        assert [log_record(event) for event in received] == self.EXPECTED
+        types = [t for t in job.recorder.event_types if t.endswith(ANALYTIC_EVENT_TYPE)]
+        assert types == [ANALYTIC_EVENT_TYPE, FED_ANALYTIC_EVENT_TYPE] * 30
         group = job.stats()["ClientAPIExecutor"]
         assert (group["metrics_sent"], group["metrics_dropped"]) == (30, 0)
 
-    def test_converted_events_reach_the_server_in_order(self, job_factory, cellnet):
-        del cellnet.received[:]
-        converter = ConvertToFedEvent([ANALYTIC_EVENT_TYPE])
-        job = job_factory("job-1", cell=cellnet.site_cell)
-        job.start(BackendExecutor(self.logging_backend(30)), converter, components={"event_to_fed": converter})
-        job.execute("train", make_task())
-        assert [log_record(event) for event in cellnet.received] == [("loss", float(n), None) for n in range(30)]
+    @pytest.mark.parametrize("mode", ALL_EXECUTION_MODES)
+    def test_converted_records_reach_the_server_once_and_in_order(self, wire, mode):
+        start, received = wire
+        job = start(mode, ConvertToFedEvent([ANALYTIC_EVENT_TYPE]))
+        assert [log_record(event) for event in received] == self.EXPECTED
+        assert job.recorder.event_types.count(ANALYTIC_EVENT_TYPE) == 30
         assert job.stats()["ClientAPIExecutor"]["metrics_sent"] == 30
 
-    def test_both_paths_have_the_same_name_and_headers_at_the_server(self, job_factory, cellnet):
-        headers = []
+    @pytest.mark.parametrize("mode", SESSION_MODES)
+    def test_both_paths_have_the_same_name_and_headers_at_the_server(self, wire, mode):
+        start, received = wire
         for handlers in ([], [ConvertToFedEvent([ANALYTIC_EVENT_TYPE])]):
-            del cellnet.received[:]
-            job = job_factory("job-1", cell=cellnet.site_cell)
-            components = {"event_to_fed": handler for handler in handlers}
-            job.start(
-                BackendExecutor(self.logging_backend(1)), *handlers, converts_analytics=False, components=components
-            )
-            job.execute("train", make_task())
-            job.end()
-            (event,) = cellnet.received
-            headers.append([event.get_header(key) for key in (FedEventHeader.EVENT_TYPE, FedEventHeader.ORIGIN)])
+            start(mode, *handlers, count=1).end()
+        headers = [
+            [event.get_header(key) for key in (FedEventHeader.EVENT_TYPE, FedEventHeader.ORIGIN)] for event in received
+        ]
         assert headers == [[FED_ANALYTIC_EVENT_TYPE, "site-1"]] * 2
 
-    def test_timestamps_grow_strictly(self, job_factory, cellnet):
+    def test_timestamps_grow_strictly(self, wire):
         # or the server's FedEventRunner drops events
-        del cellnet.received[:]
-        job = job_factory("job-1", cell=cellnet.site_cell)
-        job.start(BackendExecutor(self.logging_backend(30)), converts_analytics=False)
-        job.execute("train", make_task())
-        stamps = [event.get_header(FedEventHeader.TIMESTAMP) for event in cellnet.received]
+        start, received = wire
+        start(SESSION_MODES[0])
+        stamps = [event.get_header(FedEventHeader.TIMESTAMP) for event in received]
         assert stamps == sorted(set(stamps))
         assert len(stamps) == 30
+
+    def test_two_executors_of_a_job_send_each_record_once_and_in_order(self, job_factory, cellnet):
+        del cellnet.received[:]
+        executors = [BackendExecutor(self.logging_backend(30), mode) for mode in SESSION_MODES]
+        job = job_factory("job-1", cell=cellnet.site_cell)
+        job.start(*executors, converts_analytics=False)
+
+        def run(executor):
+            with job.engine.new_context() as fl_ctx:
+                return executor.execute("train", make_task(), fl_ctx, Signal())
+
+        for future in [job.in_background(run, executor) for executor in executors]:
+            future.result()
+        assert sorted(log_record(event) for event in cellnet.received) == sorted(2 * self.EXPECTED)
+        stamps = [event.get_header(FedEventHeader.TIMESTAMP) for event in cellnet.received]
+        assert stamps == sorted(set(stamps))
+
+    @pytest.mark.parametrize("mode", ALL_EXECUTION_MODES)
+    @pytest.mark.parametrize("converters", [[], [ConvertToFedEvent([ANALYTIC_EVENT_TYPE])]], ids=["", "converter"])
+    def test_receiver_at_the_site_gets_each_record_once(self, wire, mode, converters):
+        start, _ = wire
+        receiver = Receiver()
+        start(mode, receiver, *converters).end()
+        assert receiver.saved == [("site-1", *record) for record in self.EXPECTED]
+
+    @pytest.mark.parametrize("mode", ALL_EXECUTION_MODES)
+    def test_receiver_that_starts_late_gets_what_was_logged_before(self, job, mode):
+        backend, receiver = ScriptedBackend(), Receiver()
+        backend.on_initialize = lambda: backend.context.executor.relay_log_record(scalar("at once", 1.0))
+        job.start(BackendExecutor(backend, mode), receiver, components={"receiver": receiver})
+        job.end()
+        assert receiver.saved == [("site-1", "at once", 1.0, None)]
+
+    @pytest.mark.parametrize(
+        "mode, components, is_warned",
+        [
+            (IN_PROCESS, {}, True),
+            (IN_PROCESS, {"other": ConvertToFedEvent(["another_event"])}, True),
+            (IN_PROCESS, {"converter": ConvertToFedEvent([ANALYTIC_EVENT_TYPE])}, False),
+            (IN_PROCESS, {"own": EventRecorder()}, False),
+            (ExecutionMode.EXTERNAL_PROCESS, {}, False),
+            (ExecutionMode.ATTACH, {}, False),
+        ],
+    )
+    def test_records_that_reach_nobody_are_warned_about_once(self, wire, caplog, mode, components, is_warned):
+        start, _ = wire
+        start(mode, components=components)
+        warnings = [record.getMessage() for record in caplog.records if "reaches nobody" in record.getMessage()]
+        assert len(warnings) == is_warned
+        assert all('ConvertToFedEvent(["analytix_log_stats"])' in warning for warning in warnings)
+
+    def test_receiver_for_other_events_is_nobody(self, wire, caplog):
+        start, _ = wire
+        start(IN_PROCESS, Receiver([FED_ANALYTIC_EVENT_TYPE]), count=1)
+        assert "reaches nobody" in caplog.text
+
+    @pytest.mark.parametrize("is_federated", [False, True])
+    def test_fire_log_analytics_fires_what_it_is_told_to(self, is_federated):
+        engine, fired = Mock(), []
+        engine.fire_event.side_effect = lambda event_type, fl_ctx: fired.append(
+            (event_type, fl_ctx.get_prop(FLContextKey.EVENT_SCOPE))
+        )
+        fl_ctx = FLContext()
+        fl_ctx.put(key=ReservedKey.ENGINE, value=engine, private=True, sticky=False)
+        executor = BackendExecutor(ScriptedBackend())
+        executor.set_analytics_fire_fed_event(is_federated)
+        executor.fire_log_analytics(fl_ctx, scalar("loss", 1.0))
+        federated, local = (FED_ANALYTIC_EVENT_TYPE, EventScope.FEDERATION), (ANALYTIC_EVENT_TYPE, EventScope.LOCAL)
+        assert fired == [federated if is_federated else local]
+
+    @pytest.mark.parametrize("mode", ALL_EXECUTION_MODES)
+    def test_federated_events_alone_if_told_to(self, job_factory, cellnet, mode):
+        del cellnet.received[:]
+        executor = BackendExecutor(self.logging_backend(30), mode)
+        executor.set_analytics_fire_fed_event(True)
+        job = job_factory("job-1", cell=cellnet.site_cell)
+        job.start(executor, converts_analytics=False)
+        job.execute("train", make_task())
+        assert [log_record(event) for event in cellnet.received] == self.EXPECTED
+        assert ANALYTIC_EVENT_TYPE not in job.recorder.event_types
 
     def test_fire_log_analytics_fires_on_the_callers_thread(self, job):
         threads = []

@@ -19,8 +19,9 @@ import itertools
 import json
 import math
 from argparse import Namespace
-from dataclasses import fields
+from dataclasses import MISSING, fields
 
+import numpy as np
 import pytest
 
 from nvflare.apis.workspace import Workspace
@@ -65,7 +66,7 @@ SURFACE = {
 
 # What each mode cannot do without.
 REQUIRED = {
-    IN_PROCESS: {"task_script_path": "train.py"},
+    IN_PROCESS: {},
     EXTERNAL: {"command": "python3 train.py"},
     ATTACH: {},
 }
@@ -101,7 +102,7 @@ NOT_A_NAME = [None, "", "  ", 7, True]
 
 BAD = {
     "command": NOT_A_TEXT + UNBALANCED,
-    "task_script_path": NOT_A_TEXT + ["train", "train.sh", "train.py "],
+    "task_script_path": NOT_A_TEXT,
     "task_script_args": NOT_A_TEXT + UNBALANCED + [None],
     "launch_once": NOT_A_FLAG,
     "launch_timeout": NOT_SECONDS + [0],
@@ -118,7 +119,7 @@ BAD = {
     "memory_gc_rounds": [None, -1, 1.0, "1", True],
     "cuda_empty_cache": NOT_A_FLAG,
     "attach_timeout": NOT_SECONDS + [0],
-    "allow_reconnect": NOT_A_FLAG,
+    "allow_reconnect": [],  # anything is true or false
 }
 
 MATRIX = list(itertools.product(RULES, ALL_EXECUTION_MODES))
@@ -166,9 +167,55 @@ class TestSurface:
             ATTACH: executor._create_attach_backend,
         }
 
-    def test_backend_is_the_modes(self):
-        backend = make(IN_PROCESS)._create_backend()
+    @pytest.mark.parametrize("mode", ALL_EXECUTION_MODES)
+    def test_backend_is_the_modes(self, mode):
+        backend = make(mode)._create_backend()
         assert isinstance(backend, ClientAPIBackendSpec)
+        assert type(backend).__module__.endswith(f".client_api.{mode}_backend")
+
+    def test_mode_without_a_factory(self):
+        reads = []
+
+        class Executor(ClientAPIExecutor):
+            def _backend_registry(self):
+                reads.append(1)
+                return {"own": None, ATTACH: None}
+
+        with pytest.raises(ValueError) as error:
+            Executor(IN_PROCESS)._create_backend()
+        assert str(error.value) == (
+            "no backend factory registered for execution_mode 'in_process': registered modes are ['own', 'attach']"
+        )
+        assert len(reads) == 1
+
+    def test_registry_of_a_subclass_is_read_once(self):
+        reads, backend = [], object()
+
+        class Executor(ClientAPIExecutor):
+            def _backend_registry(self):
+                reads.append(1)
+                return {IN_PROCESS: lambda: backend}
+
+        assert Executor(IN_PROCESS)._create_backend() is backend
+        assert len(reads) == 1
+
+    def test_context_has_a_field_and_a_default_for_each_argument(self):
+        parameters = inspect.signature(ClientAPIExecutor).parameters
+        given = {field.name: field for field in fields(ClientAPIBackendContext)}
+        assert list(given) == ["executor", *parameters]
+        for name, parameter in list(parameters.items())[1:]:
+            assert (given[name].default, given[name].type) == (parameter.default, parameter.annotation), name
+        assert all(given[name].default is MISSING for name in ("executor", "execution_mode"))
+
+    def test_context_can_be_made_of_two_arguments(self):
+        context = ClientAPIBackendContext(object(), ATTACH)
+        assert {name: getattr(context, name) for name in SURFACE} == {**SURFACE, "execution_mode": ATTACH}
+
+    def test_attribute_that_is_missing_is_an_error(self):
+        executor = make(IN_PROCESS)
+        del executor._launch_once
+        with pytest.raises(AttributeError, match="_launch_once"):
+            executor._build_backend_context()
 
     def test_context_holds_the_arguments_and_cannot_be_changed(self):
         executor = make(IN_PROCESS, memory_gc_rounds=3)
@@ -191,10 +238,21 @@ class TestValidation:
 
     @pytest.mark.parametrize("name, mode", IGNORED)
     def test_argument_is_refused_where_it_has_no_meaning(self, name, mode):
+        modes = " or ".join(repr(valid) for valid in RULES[name].modes)
         with pytest.raises(ValueError) as error:
             make(mode, **{name: GOOD[name]})
-        for text in (name, repr(GOOD[name]), *RULES[name].modes, mode):
-            assert text in str(error.value)
+        assert str(error.value) == (
+            f"{name} is only valid for execution_mode {modes}, "
+            f"but got {name}={GOOD[name]!r} with execution_mode {mode!r}"
+        )
+
+    def test_refusal_names_all_modes_of_an_argument(self):
+        with pytest.raises(ValueError) as error:
+            make(IN_PROCESS, heartbeat_interval=1.5)
+        assert str(error.value) == (
+            "heartbeat_interval is only valid for execution_mode 'external_process' or 'attach', "
+            "but got heartbeat_interval=1.5 with execution_mode 'in_process'"
+        )
 
     @pytest.mark.parametrize("name, mode", IGNORED)
     def test_default_is_taken_even_where_it_has_no_meaning(self, name, mode):
@@ -213,28 +271,47 @@ class TestValidation:
         for value in BAD[name]:
             if value is None:
                 continue  # says that nothing is set
-            if RULES[name].required and isinstance(value, str) and not value.strip():
-                continue
             with pytest.raises(ValueError) as error:
                 make(mode, **{name: value})
-            assert name in str(error.value) and mode in str(error.value), value
+            assert f"but got {name}={value!r} with execution_mode {mode!r}" in str(error.value)
 
-    @pytest.mark.parametrize("name, mode", [("command", EXTERNAL), ("task_script_path", IN_PROCESS)])
     @pytest.mark.parametrize("value", [None, "", " \t"])
-    def test_required_argument(self, name, mode, value):
-        with pytest.raises(ValueError, match=f"{name} must be set in execution_mode {mode}"):
-            ClientAPIExecutor(mode, **{name: value})
+    def test_external_process_needs_a_command(self, value):
+        with pytest.raises(ValueError) as error:
+            ClientAPIExecutor(EXTERNAL, command=value)
+        assert str(error.value).startswith("execution_mode 'external_process' requires a non-empty command, such as ")
+        assert repr(value) in str(error.value)
 
-    @pytest.mark.parametrize("name, mode", [("command", IN_PROCESS), ("task_script_path", EXTERNAL)])
-    def test_blank_means_unset(self, name, mode):
-        assert arguments_of(make(mode, **{name: "  "}))[name] is None
+    @pytest.mark.parametrize("path", [None, "train.sh", "not_there.py"])
+    def test_in_process_executor_can_be_made_without_its_script(self, path):
+        assert arguments_of(ClientAPIExecutor(IN_PROCESS, task_script_path=path))["task_script_path"] == path
+
+    @pytest.mark.parametrize("blank", ["", "  ", "\t"])
+    @pytest.mark.parametrize(
+        "name, mode", [("command", IN_PROCESS), ("command", ATTACH)] + [("task_script_path", m) for m in REQUIRED]
+    )
+    def test_blank_means_unset(self, name, mode, blank):
+        assert arguments_of(make(mode, **{name: blank}))[name] is None
+
+    @pytest.mark.parametrize("mode", ALL_EXECUTION_MODES)
+    @pytest.mark.parametrize("falsy", [None, 0, 0.0, "", [], np.bool_(False)], ids=repr)
+    def test_falsy_allow_reconnect_is_false(self, mode, falsy):
+        assert arguments_of(make(mode, allow_reconnect=falsy))["allow_reconnect"] is False
+
+    @pytest.mark.parametrize("truthy", [1, "yes", [0], np.bool_(True)], ids=repr)
+    def test_truthy_allow_reconnect_is_true_and_for_attach_only(self, truthy):
+        assert arguments_of(make(ATTACH, allow_reconnect=truthy))["allow_reconnect"] is True
+        for mode in (IN_PROCESS, EXTERNAL):
+            with pytest.raises(ValueError, match="allow_reconnect is only valid for execution_mode 'attach', but got"):
+                make(mode, allow_reconnect=truthy)
 
     @pytest.mark.parametrize("mode", ["", "IN_PROCESS", "inprocess", None, 1, ["attach"]])
     def test_unknown_mode(self, mode):
         with pytest.raises(ValueError) as error:
             ClientAPIExecutor(mode)
-        assert "execution_mode" in str(error.value) and repr(mode) in str(error.value)
-        assert all(valid in str(error.value) for valid in ALL_EXECUTION_MODES)
+        assert str(error.value) == (
+            f"invalid execution_mode {mode!r}: must be one of ['in_process', 'external_process', 'attach']"
+        )
 
     def test_mode_is_required(self):
         with pytest.raises(TypeError, match="execution_mode"):
@@ -250,7 +327,9 @@ class TestValidation:
 
     def test_heartbeat_check_can_be_switched_off_for_an_owned_process_only(self):
         assert arguments_of(make(EXTERNAL, heartbeat_timeout=0))["heartbeat_timeout"] == 0
-        with pytest.raises(ValueError, match="heartbeat_timeout .* attach"):
+        with pytest.raises(
+            ValueError, match="heartbeat_timeout must be more than 0 with execution_mode 'attach', but is 0"
+        ):
             make(ATTACH, heartbeat_timeout=0)
 
     @pytest.mark.parametrize("name", [name for name in SURFACE if isinstance(SURFACE[name], bool)])

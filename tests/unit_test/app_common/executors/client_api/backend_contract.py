@@ -104,6 +104,8 @@ class BackendContract:
     # How the cause tells that the script returned, or called sys.exit with a code.
     RETURNED: str
     EXITED: dict
+    # Whether train_with_evaluation makes a train result without metrics a failure.
+    NEEDS_METRICS = True
 
     def executor(self, job: JobHarness, script: str, **arguments) -> ClientAPIExecutor:
         """An executor of this mode that runs the script (a text)."""
@@ -198,9 +200,24 @@ class BackendContract:
             assert text in job.panics[0]
         assert_failed(job.execute("train", make_task()))
 
-    def test_train_with_evaluation_needs_metrics(self, job):
+    def test_train_with_evaluation_asks_the_script_for_metrics(self, job):
+        script = """
+            import nvflare.client as flare
+            flare.init()
+            model = flare.receive()
+            asked = flare.get_config()["TASK_EXCHANGE"]["train_with_eval"]
+            flare.send(flare.FLModel(params=model.params, metrics={"asked": asked}))
+        """
+        self.start(job, script, train_with_evaluation=True)
+        assert model_of(job.execute("train", make_task())).metrics == {"asked": True}
+
+    def test_train_result_without_metrics(self, job):
         self.start(job, fateful_script("", ""), train_with_evaluation=True)
-        assert_failed(job.execute("train", make_task()), "train_with_evaluation", "metrics")
+        result = job.execute("train", make_task())
+        if self.NEEDS_METRICS:
+            assert_failed(result, "train_with_evaluation", "metrics")
+        else:
+            model_of(result)
 
     def test_train_with_evaluation_with_metrics(self, job):
         self.start(job, TRAIN, train_with_evaluation=True)
@@ -324,6 +341,22 @@ class BackendContract:
         job.gate("go_on")
         self.start(job, script, task_wait_timeout=0.5)
         assert_failed(job.execute("train", make_task()), "task_wait_timeout", "0.5")
+
+    def test_result_wait_timeout_of_a_task_that_the_script_never_asks_for(self, job):
+        script = """
+            from pathlib import Path
+            import nvflare.client as flare
+            flare.init()
+            Path(__file__).with_name("go_on").read_text()
+        """
+        job.gate("go_on")
+        self.start(job, script, result_wait_timeout=0.5)
+        assert_failed(job.execute("train", make_task()), "0.5 s (result_wait_timeout)")
+
+    def test_sooner_timeout_is_the_one_that_counts(self, job):
+        job.gate("in_task")
+        self.start(job, GATED_TRAIN, task_wait_timeout=60.0, result_wait_timeout=0.5)
+        assert_failed(job.execute("train", make_task()), "0.5 s (result_wait_timeout)")
 
     def test_abort_in_mid_task_and_the_next_task(self, job):
         in_task, go_on = job.gate("in_task"), job.gate("go_on")

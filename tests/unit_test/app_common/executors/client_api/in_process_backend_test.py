@@ -47,9 +47,25 @@ def errors_in(caplog):
 class TestInProcess(BackendContract):
     RETURNED = "returned"
     EXITED = {0: "sys.exit(0)", 3: "sys.exit(3)"}
+    NEEDS_METRICS = False
 
     def executor(self, job, script, **arguments):
         return in_process(job, script, **arguments)
+
+    @pytest.mark.parametrize("published", ["None", "'a model'"])
+    def test_what_is_published_in_the_place_of_a_result_fails_the_task_at_once(self, job, published):
+        script = f"""
+            import nvflare.client as flare
+            from nvflare.client.in_process.api import TOPIC_LOCAL_RESULT
+            from nvflare.fuel.data_event.data_bus import DataBus
+            flare.init()
+            while flare.is_running():
+                flare.receive()
+                DataBus().publish([TOPIC_LOCAL_RESULT], {published})
+        """
+        self.start(job, script)
+        for _ in range(2):
+            assert_failed(job.execute("train", make_task()), "the result must be a Shareable, but is")
 
 
 class TestTheEndOfAScript:

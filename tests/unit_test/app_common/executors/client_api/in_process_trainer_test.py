@@ -63,7 +63,7 @@ class TestTaskExchange:
         exchange.open_task("first")
         exchange.deliver(task("first"))
         assert not exchange.submit(Shareable())
-        assert exchange.result is None
+        assert not exchange.has_result
 
     def test_result_without_an_open_task_is_not_taken(self, exchange):
         assert not exchange.submit(Shareable())
@@ -92,7 +92,7 @@ class TestTaskExchange:
     def test_nothing_is_held_after_a_task(self, in_task):
         in_task.submit(Shareable())
         in_task.close_task()
-        assert (in_task.task_name, in_task.delivered, in_task.result) == (None, None, None)
+        assert (in_task.task_name, in_task.delivered, in_task.has_result) == (None, None, False)
 
     def test_receive_ends_when_it_is_over(self, exchange):
         assert exchange.receive(lambda: True, timeout=None) is None

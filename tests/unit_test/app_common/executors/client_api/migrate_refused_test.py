@@ -99,7 +99,7 @@ REFUSED = {
     "unknown launcher argument": (launcher_executor(), launcher_parts(shell=True), {}, "no argument of Subprocess"),
     "open quote": (launcher_executor(), launcher_parts(script="python 'x"), {}, "split into words"),
     "bad format": (launcher_executor(params_exchange_format="jax"), launcher_parts(), {}, "must be one of raw, py"),
-    "missing variable": (launcher_executor(), launcher_parts(script="{nobody}"), {}, "command must be set"),
+    "missing variable": (launcher_executor(), launcher_parts(script="{nobody}"), {}, "requires a non-empty command"),
     "circle": (launcher_executor(), launcher_parts(script="x {a}"), {"a": "y {b}", "b": "z {a}"}, "go in a circle"),
     "heartbeats": (launcher_executor(heartbeat_timeout=1.0), launcher_parts(), {}, "must be less than"),
     "conflict": (
