@@ -168,7 +168,6 @@ class TrainerPipe(CellPipe):
         self.on_hello: Optional[Callable[[bytes, str], bytes]] = None  # answers a HELLO: (hello, sender) -> answer
         self.on_metrics: Optional[Callable[[list], None]] = None  # takes a batch of metrics before it is acknowledged
         self._metrics_lock = threading.Lock()
-        self._last_batch = ""  # id of the batch of metrics that was taken last
         self._delivery: Optional[Delivery] = None  # of the result that the server is pulling
         self.strangers = Strangers(self.logger)
         self._seals: Optional[SealedChannel] = None  # once the session has its key
@@ -379,7 +378,7 @@ class TrainerPipe(CellPipe):
         if self._delivery and topic in (TASK, Topic.END, Topic.ABORT):
             self._delivery.end()  # a task, or the end of the session: nobody pulls the last result any more
         if topic == METRICS and self.on_metrics:
-            self._take_metrics(_from_cell_message(request))
+            self._take_metrics(_from_cell_message(request).data, is_new)
         elif is_new:
             self.received_msgs.put_nowait(request)
         return self._answer(request, ReturnCode.OK)
@@ -393,12 +392,11 @@ class TrainerPipe(CellPipe):
         is_content = _CONTENTS.get(topic)
         return f"malformed {topic}" if is_content and not is_content(content) else ""
 
-    def _take_metrics(self, batch: Message) -> None:
+    def _take_metrics(self, records: list, is_new: bool) -> None:
         # A batch that had to wait here was sent again meanwhile, and the copy waits for the lock on another thread.
         with self._metrics_lock:
-            if batch.msg_id != self._last_batch:
-                self.on_metrics(batch.data)
-                self._last_batch = batch.msg_id
+            if is_new:
+                self.on_metrics(records)
 
     # The trainer's end
 
@@ -435,8 +433,8 @@ class TrainerPipe(CellPipe):
                 optional=True,
             )
             answer = unpack(reply.payload)
-            if reply.get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.TARGET_UNREACHABLE:
-                self.gone.wait(RETRY_PAUSE)  # as in _send_inline
+            if answer is None and self.gone.wait(RETRY_PAUSE):
+                raise HandshakeError(str(self.gone.value))
         handshake.check_answer(answer, hello)
         self._note_life()
 
