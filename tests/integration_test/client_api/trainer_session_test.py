@@ -175,24 +175,36 @@ class TestUnknownClass:
         assert_works(job, size)
 
 
-def test_unknown_class_in_a_log_record(job, site_log):
-    script = """
+@pytest.mark.parametrize(
+    "log, fault",
+    [
+        ("fobs.register_data_classes(Own); flare.log('own', Own(), flare.AnalyticsDataType.PARAMETER)", "be decoded"),
+        ("context.api.flare_agent.log(DXO(DataKind.ANALYTIC, {'value': 2**64}))", "Integer value out of range"),
+    ],
+)
+def test_log_record_that_gets_past_the_check(job, site_log, log, fault):
+    """The job cannot decode it, or this process cannot encode it: it is dropped, and the next one comes."""
+    script = f"""
         import nvflare.client as flare
-        from nvflare.apis.analytix import AnalyticsDataType
+        from nvflare.apis.dxo import DXO, DataKind
+        from nvflare.fuel.utils import fobs
 
         class Own:
-            def __init__(self):
-                self.value = 1
+            pass
 
-        flare.init()
+        context = flare.init()
         while flare.is_running():
             model = flare.receive()
-            flare.log("own", Own(), AnalyticsDataType.PARAMETER)
-            flare.send(flare.FLModel(params={"w": model.params["w"] + 1}))
+            {log}
+            flare.log("good", 1.0, flare.AnalyticsDataType.SCALAR)
+            flare.send(flare.FLModel(params={{"w": model.params["w"] + 1}}))
     """
     start(job, script)
-    assert_works(job)
-    assert site_log.find("the job cannot use 1 log records: it cannot be decoded")
+    for number in (1, 2):
+        assert_works(job)
+        assert job.log_records == [("good", 1.0, None)] * number
+    first, second = site_log.find("a log record was dropped")
+    assert fault in first.getMessage() and fault in second.getMessage()
 
 
 # Do not wait long for a job that is not there.

@@ -35,9 +35,11 @@ import nvflare.client.api as client_api
 from nvflare.apis.analytix import AnalyticsDataType
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
+from nvflare.apis.utils.analytix_utils import create_analytic_dxo
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.executors.client_api.backend_spec import wait_until
 from nvflare.app_common.executors.client_api.result_converter import ResultConverter
+from nvflare.app_common.executors.client_api.sendable import record_fields
 from nvflare.app_common.executors.task_script_runner import TaskScriptRunner, log_print
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.client.api_spec import CLIENT_API_KEY
@@ -167,7 +169,9 @@ class InProcessTrainerAPI(InProcessClientAPI):
 
     def log(self, key: str, value: Any, data_type: AnalyticsDataType, **kwargs) -> None:
         self._check_caller()
-        super().log(key, value, data_type, **kwargs)
+        fields = record_fields(key, value=value, data_type=data_type, **kwargs)
+        create_analytic_dxo(**fields)  # raises here what nvflare would refuse on a thread of its own
+        super().log(fields.pop("tag"), **fields)
 
     def send(self, model: FLModel, clear_cache: bool = True) -> None:
         self._check_caller()

@@ -12,31 +12,29 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a script sends, as it can travel: everything arrives as it was sent, or an error names what would not.
+"""Converts a script's results to the format of the server: in the trainer, in every execution mode alike.
 
-nvflare's serialisation (FOBS) loses what it does not know without a word: a torch.nn.Parameter, or any tensor in a
-process that has not registered nvflare's TensorDecomposer, arrives empty. ResultConverter stands at the trainer's end,
-in every execution mode: it has nvflare's converter do its work and then looks at the result.
+nvflare's own converters do it. ResultConverter stands around them: what they would leave out or break is an error that
+names it, and so is what would not arrive as it was sent (see sendable.py).
 """
 
+import reprlib
 import sys
-from collections import OrderedDict
-from functools import lru_cache
-from typing import Any, Callable, Optional
+from functools import lru_cache, partial
+from typing import Any, Optional
 
-from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.dxo import DataKind, from_shareable
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.shareable import Shareable
-from nvflare.apis.utils.decomposers import flare_decomposers
+from nvflare.apis.shareable import ReservedHeaderKey, Shareable
+from nvflare.app_common.abstract.fl_model import MetaKey
 from nvflare.app_common.abstract.params_converter import ParamsConverter
-from nvflare.app_common.decomposers import common_decomposers
+from nvflare.app_common.executors.client_api.sendable import Unsendable, number_of, sendable
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.fobs import dots
 
-# What travels as it is.
-_PLAIN_TYPES = (type(None), bool, int, float, str, bytes)
-# FOBS takes any object apart on this side, but the other side does not put together what it was never told of.
-_unknown_types = set()
+# What PyTorch calls the entry of a module's state that is no tensor, and of any type.
+_EXTRA_STATE = "_extra_state"
+_CONTAINERS = (dict, list, tuple, set)
 
 
 class ResultConverter(ParamsConverter):
@@ -57,53 +55,115 @@ class ResultConverter(ParamsConverter):
         Raises:
             ValueError: something in it cannot be converted or sent; names it and says why.
         """
+        numbers = partial(sendable, on_tensor=self._number_of, numbers=True)
         dxo = from_shareable(shareable)
-        # A number is often a tensor of one element; the server, and the CJ, need no torch to read it.
         if dxo.data_kind == DataKind.METRICS:
             # No parameters: a converter would drop what is not a tensor.
-            dxo.data = _sendable(dxo.data, "metric", (), self._number_of)
+            dxo.data = numbers(dxo.data, "metric")
         else:
-            dxo = self._convert(task_name, shareable, fl_ctx)
-            dxo.data = _sendable(dxo.data, "parameter", (), self._tensor_of)
-        dxo.meta = _sendable(dxo.meta, "meta property", (), self._number_of)
+            dxo.data = self._convertible(task_name, dxo.data)
+            if self._converter:
+                dxo = from_shareable(self._converter.process(task_name, dxo.update_shareable(shareable), fl_ctx))
+            dxo.data = sendable(dxo.data, "parameter", self._tensor_of)
+        meta, metrics = dict(dxo.meta), {}
+        if MetaKey.INITIAL_METRICS in meta:
+            metrics[MetaKey.INITIAL_METRICS] = numbers(meta.pop(MetaKey.INITIAL_METRICS), "metric")
+        dxo.meta = {**numbers(meta, "meta property"), **metrics}
+        # Rounds, and what nvflare copies of the meta data.
+        shareable[ReservedHeaderKey.HEADERS] = numbers(shareable[ReservedHeaderKey.HEADERS], "header")
         return dxo.update_shareable(shareable)
 
     def convert(self, params: Any, fl_ctx: FLContext) -> Any:
         return params
 
-    def _convert(self, task_name: str, shareable: Shareable, fl_ctx: FLContext) -> DXO:
-        try:
-            converted = self._converter.process(task_name, shareable, fl_ctx) if self._converter else shareable
-        except Exception as e:
-            culprit, fault = self._find_culprit(from_shareable(shareable).data, e)
-            raise ValueError(f"{culprit} cannot be converted: {fault}") from e
-        return from_shareable(converted)
-
-    def _find_culprit(self, params: Any, error: Exception) -> tuple:
-        for name, value in params.items() if isinstance(params, dict) else ():
+    def _convertible(self, task_name: str, params: Any) -> Any:
+        """Returns parameters of which the converter loses nothing, or nothing but what only the script needs."""
+        look = _LOOKS.get(type(self._converter).__name__)
+        if not look or task_name not in (self._converter.supported_tasks or [task_name]):
+            return params
+        made = {}
+        for name, value in params.items():
             try:
-                self._converter.convert({name: value}, FLContext())
-            except Exception as e:
-                return f"parameter {name!r}", e
-        return "the model", error
+                made[name] = look(name, value)
+            except Unsendable as e:
+                raise ValueError(f"parameter {name!r} {e}") from e
+        if look is _look_at_tensor and made and not any(map(_is_tensor, made.values())):
+            raise ValueError(
+                f"no parameter is a torch tensor, so that all would be left out, {reprlib.repr(list(made))}: such need "
+                "FrameworkType.RAW, params_exchange_format raw in the job's client config"
+            )
+        return made
 
-    def _number_of(self, tensor, name: str) -> Any:
-        return tensor.item() if tensor.numel() == 1 else self._tensor_of(tensor, name)
+    def _number_of(self, tensor) -> Any:
+        return number_of(tensor) if tensor.numel() == 1 else self._tensor_of(tensor)
 
-    def _tensor_of(self, tensor, name: str) -> Any:
+    def _tensor_of(self, tensor) -> Any:
         """Returns the tensor as safetensors takes it, and FOBS: a dense torch.Tensor, and no subclass."""
         if self._converter or not fobs.get_dot_handler(dots.TENSOR_DOWNLOAD):
-            raise ValueError(
-                f"{name} is a torch tensor, and this job sends none: set params_exchange_format to pytorch in the "
-                "job's client config, or send NumPy arrays"
+            raise Unsendable(
+                "is a torch tensor, and this job sends none: set params_exchange_format to pytorch in the job's client "
+                "config, or send NumPy arrays"
             )
-        torch = sys.modules["torch"]
-        if tensor.layout != torch.strided or not _is_known_to_safetensors(tensor.dtype):
-            raise ValueError(f"{name} is a tensor of {tensor.dtype}, {tensor.layout}, which cannot be sent")
-        plain = tensor.detach().contiguous()
-        if type(plain) is not torch.Tensor:
-            raise ValueError(f"{name} is a {type(tensor)}, which cannot be sent: send a torch.Tensor")
+        plain = _plain_tensor(tensor).contiguous()
+        if type(plain) is not sys.modules["torch"].Tensor:
+            raise Unsendable(f"is a {type(tensor)}, which cannot be sent: send a torch.Tensor")
+        if not _is_known_to_safetensors(plain.dtype):
+            raise Unsendable(f"is a tensor of {plain.dtype}, which cannot be sent: cast it")
         return plain
+
+
+def _look_at_tensor(name: str, value: Any) -> Any:
+    if _is_tensor(value):
+        value = _plain_tensor(value)
+        if not _is_known_to_numpy(value.dtype):
+            raise Unsendable(
+                f"is a tensor of {value.dtype}, which NumPy does not have: set server_expected_format to pytorch in "
+                "the job's client config, or cast it, for example by .float()"
+            )
+    elif (value if isinstance(value, _CONTAINERS) else _shape(value)) and not str(name).endswith(_EXTRA_STATE):
+        raise Unsendable(
+            f"is a {type(value)}, which would be left out: send torch tensors, or use FrameworkType.RAW, "
+            "params_exchange_format raw in the job's client config"
+        )
+    return value  # one number, a text or the like: it is left out with a warning, and the script gets it back
+
+
+def _look_at_layer(name: str, value: Any) -> Any:
+    if not isinstance(value, (list, tuple)):
+        raise Unsendable(f"is a {type(value)}, and not the list of arrays that Keras has for a layer")
+    return value
+
+
+# By the name of nvflare's converter, which is there only with its framework.
+_LOOKS = {"PTToNumpyParamsConverter": _look_at_tensor, "KerasModelToNumpyParamsConverter": _look_at_layer}
+
+
+def _shape(value: Any) -> tuple:
+    return getattr(value, "shape", ())
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, sys.modules["torch"].Tensor)
+
+
+def _plain_tensor(tensor) -> Any:
+    """Returns the values of a dense tensor, without its graph and not as a view that has yet to be computed."""
+    torch = sys.modules["torch"]
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
+        how = "nested" if tensor.is_nested else "on the meta device" if tensor.is_meta else tensor.layout
+        raise Unsendable(f"is a tensor that is not dense ({how}), which cannot be sent")
+    if type(tensor) is not torch.Tensor or tensor.requires_grad:
+        tensor = tensor.detach()
+    return tensor.resolve_conj().resolve_neg()
+
+
+@lru_cache(maxsize=None)
+def _is_known_to_numpy(dtype) -> bool:
+    try:
+        sys.modules["torch"].empty(0, dtype=dtype).numpy()
+    except Exception:  # of one type or another, from one version to the next
+        return False
+    return True
 
 
 @lru_cache(maxsize=None)
@@ -112,53 +172,6 @@ def _is_known_to_safetensors(dtype) -> bool:
 
     try:
         save({"": sys.modules["torch"].empty(0, dtype=dtype)})
-    except Exception:  # of one type or another, from one version to the next
+    except Exception:  # as above
         return False
     return True
-
-
-def _sendable(value: Any, kind: str, path: tuple, on_tensor: Callable) -> Any:
-    """Returns a nested value with all in it as it can be sent; the value itself if it was.
-
-    Args:
-        value: what to send.
-        kind: what it is, for an error.
-        path: where it is, for an error.
-        on_tensor: (tensor, name) -> what to send in its place.
-    """
-    if isinstance(value, dict):
-        items = {key: _sendable(item, kind, (*path, key), on_tensor) for key, item in value.items()}
-        is_same = all(items[key] is item for key, item in value.items())
-        known = type(value) if type(value) is OrderedDict else dict
-        return value if is_same and type(value) is known else known(items)
-    if type(value) in (list, tuple):
-        items = [_sendable(item, kind, (*path, index), on_tensor) for index, item in enumerate(value)]
-        return value if all(new is old for new, old in zip(items, value)) else type(value)(items)
-    # Who has not imported one of them has nothing of it.
-    torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
-    if torch and isinstance(value, torch.Tensor):
-        return on_tensor(value, _name(kind, path))
-    is_array = numpy and type(value) is numpy.ndarray and not value.dtype.hasobject
-    if not is_array and type(value) not in _PLAIN_TYPES:
-        _check_serialisable(value, _name(kind, path))
-    return value
-
-
-def _name(kind: str, path: tuple) -> str:
-    return f"{kind} {'.'.join(map(str, path))!r}"
-
-
-def _check_serialisable(value: Any, name: str) -> None:
-    # What nvflare itself brings; FOBS registers its own with the first object.
-    flare_decomposers.register()
-    common_decomposers.register()
-    fobs.dumps(None)
-    known = fobs.num_decomposers()
-    try:
-        fobs.dumps(value)
-    except Exception as e:  # whatever a decomposer may raise
-        raise ValueError(f"{name} is a {type(value)}, which cannot be sent: {e}") from e
-    if fobs.num_decomposers() > known:  # it has just made one up
-        _unknown_types.add(type(value))
-    if type(value) in _unknown_types:
-        raise ValueError(f"{name} is a {type(value)}, which cannot be sent: FOBS has no decomposer for it")

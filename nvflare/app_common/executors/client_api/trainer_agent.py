@@ -31,9 +31,11 @@ from typing import List, Optional
 from nvflare.apis.dxo import DXO
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.shareable import Shareable
+from nvflare.apis.utils.analytix_utils import create_analytic_dxo
 from nvflare.app_common.executors.client_api import transfer
 from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
 from nvflare.app_common.executors.client_api.result_converter import ResultConverter
+from nvflare.app_common.executors.client_api.sendable import record_fields
 from nvflare.app_common.executors.client_api.trainer_cell import load_only_tcp_driver
 from nvflare.app_common.executors.client_api.trainer_pipe import METRICS, TASK, MessageRefused, TrainerPipe
 from nvflare.client.flare_agent import RC, AgentClosed, CallStateError, Task, _TaskContext
@@ -41,6 +43,7 @@ from nvflare.client.flare_agent_with_fl_model import FlareAgentWithFLModel
 from nvflare.fuel.utils.class_loader import load_class
 from nvflare.fuel.utils.log_utils import get_obj_logger
 from nvflare.fuel.utils.pipe.pipe import Message, Pipe, Topic
+from nvflare.security.logging import secure_format_exception
 
 # Log records in one message, and that may wait for being sent.
 METRICS_BATCH = 500
@@ -57,9 +60,10 @@ LOG_FORMAT = "%(levelname)s:%(name)s:%(message)s"
 def trainer_end(end_class: str, **arguments) -> Pipe:
     """Returns the trainer's end of the pipe; what the bootstrap file gives `flare.init()` for the pipe's class.
 
-    It also has `flare.init()` use TrainerAgent in this process, which waits for events where nvflare's agent polls.
-    Where a later nvflare lacks the name, its own agent goes on working with the pipe. Beside this only one thing of
-    nvflare's is replaced at run time, the `download` of one object; see `take_made_arrays`.
+    It also has `flare.init()` use TrainerAgent in this process, which waits for events where nvflare's agent polls, and
+    `flare.log()` look at a record (`create_record`) before nvflare does. Where a later nvflare lacks the names, its own
+    go on working with the pipe. Beside these only one thing of nvflare's is replaced at run time, the `download` of one
+    object; see `take_made_arrays`.
 
     Args:
         end_class: path of the pipe's class.
@@ -67,9 +71,15 @@ def trainer_end(end_class: str, **arguments) -> Pipe:
     """
     import nvflare.client.ex_process.api as api
 
-    if hasattr(api, "FlareAgentWithFLModel"):
-        api.FlareAgentWithFLModel = TrainerAgent
+    for name, ours in (("FlareAgentWithFLModel", TrainerAgent), ("create_analytic_dxo", create_record)):
+        if hasattr(api, name):
+            setattr(api, name, ours)
     return load_class(end_class)(**arguments)
+
+
+def create_record(tag: str, **fields) -> DXO:
+    """Does what nvflare's create_analytic_dxo does, for what a script logs; see `record_fields`."""
+    return create_analytic_dxo(**record_fields(tag, **fields))
 
 
 class TrainerAgent(FlareAgentWithFLModel):
@@ -150,9 +160,8 @@ class TrainerAgent(FlareAgentWithFLModel):
     def submit_result(self, result, rc=RC.OK) -> bool:
         """Sends the result of the current task; returns when the job has it, and tells whether it has.
 
-        Errors in the conversion of the result are raised: they are the script's to see.
-
         Raises:
+            ValueError: the result cannot be converted or sent; the task can still be answered by another one.
             AgentClosed: the job is gone.
             MessageRefused: the job cannot use the result, and says why.
         """
@@ -160,9 +169,9 @@ class TrainerAgent(FlareAgentWithFLModel):
         if not task:
             self.logger.error("there is no current task to send a result for")
             return False
+        self._metrics.flush()
+        shareable = self.task_result_to_shareable(result, rc)
         try:
-            self._metrics.flush()
-            shareable = self.task_result_to_shareable(result, rc)
             reply = Message.new_reply(TASK, shareable, task.msg_id)
             sent = self.pipe.send(reply)
             if not sent:
@@ -192,13 +201,15 @@ class _MetricsSender:
 
     def put(self, record: DXO) -> bool:
         with self._changed:
+            # The thread goes on whatever becomes of a batch, and closes this when the job is gone.
             self._changed.wait_for(lambda: self._closed or len(self._records) < MAX_PENDING_METRICS)
             if self._closed:
                 return False
-            self._records.append(record)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._send_all, name="client_api_metrics", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._send_all, name="client_api_metrics", daemon=True)
+                thread.start()
+                self._thread = thread
+            self._records.append(record)
             self._changed.notify_all()
             return True
 
@@ -221,11 +232,7 @@ class _MetricsSender:
                 if self._closed:
                     return
                 batch: List[DXO] = list(self._records)[:METRICS_BATCH]
-            try:
-                sent = self._pipe.send(Message.new_request(METRICS, batch))
-            except MessageRefused as e:
-                self.logger.warning(f"the job cannot use {len(batch)} log records: {e}")
-                sent = True
+            sent = self._send(batch)
             with self._changed:
                 for _ in batch:
                     self._records.popleft()
@@ -234,6 +241,16 @@ class _MetricsSender:
                     self._records.clear()
                     self._closed = True
                 self._changed.notify_all()
+
+    def _send(self, batch: List[DXO]) -> bool:
+        """Tells whether the job is there; a record that it cannot have is dropped, and keeps none of the others."""
+        try:
+            return self._pipe.send(Message.new_request(METRICS, batch))
+        except Exception as e:  # the top of a thread: what the check of a record cannot know must not end it
+            if len(batch) > 1:
+                return all(self._send([record]) for record in batch)
+            self.logger.error(f"a log record was dropped: {secure_format_exception(e)}")
+            return True
 
 
 def _log_to_output() -> None:

@@ -30,7 +30,7 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
-from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE, AnalyticsData
+from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE, AnalyticsData, TrackConst
 from nvflare.apis.dxo import from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
@@ -288,7 +288,8 @@ def model_of(result: Shareable) -> FLModel:
 
 def log_record(event_data: Shareable) -> tuple:
     """The (tag, value, step) of an analytics event."""
-    data = AnalyticsData.from_dxo(from_shareable(event_data))
+    dxo = from_shareable(event_data)
+    data = AnalyticsData.from_dxo(dxo, dxo.get_meta_prop(TrackConst.TRACKER_KEY))
     return data.tag, data.value, data.step
 
 

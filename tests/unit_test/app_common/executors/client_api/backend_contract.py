@@ -248,29 +248,118 @@ class BackendContract:
             model_of(job.execute("train", make_task()))
             assert job.log_records == expected * number
 
-    def test_bad_log_record_is_reported_and_the_others_come(self, job, caplog):
+    def test_numpy_numbers_are_logged_by_every_writer(self, job):
         script = """
+            import numpy as np
             import nvflare.client as flare
+            from nvflare.client.tracking import MLflowWriter, SummaryWriter, WandBWriter
             flare.init()
-            while flare.is_running():
-                model = flare.receive()
-                flare.log("good", 1.0, flare.AnalyticsDataType.SCALAR)
-                try:
-                    flare.log("bad", "no number", flare.AnalyticsDataType.SCALAR)
-                except TypeError as error:  # a backend may refuse it at once
-                    flare.log("bad", str(error), flare.AnalyticsDataType.TEXT)
-                flare.log("good", 2.0, flare.AnalyticsDataType.SCALAR)
-                flare.send(flare.FLModel(params=model.params))
+            flare.receive()
+            SummaryWriter().add_scalar("a", np.float32(0.5), np.int64(1))
+            SummaryWriter().add_scalars("b", {"x": np.float16(0.5), "y": np.array(2)}, 2)
+            MLflowWriter().log_metric("c", np.bool_(True), np.int32(3))
+            MLflowWriter().log_metrics({"x": np.uint8(4)}, 4)
+            MLflowWriter().log_param("d", np.str_("text"))
+            WandBWriter().log({"p": np.float64(0.25)}, 5)
+            flare.send(flare.FLModel(metrics={"loss": np.float16(0.5)}))
         """
         self.start(job, script)
-        model_of(job.execute("train", make_task()))
-        assert [record for record in job.log_records if record[0] == "good"] == [
-            ("good", 1.0, None),
-            ("good", 2.0, None),
+        metrics = model_of(job.execute("train", make_task())).metrics
+        assert metrics == {"loss": 0.5} and type(metrics["loss"]) is float
+        records = job.log_records
+        assert records == [
+            ("a", 0.5, 1),
+            ("b", {"x": 0.5, "y": 2}, 2),
+            ("c", True, 3),
+            ("metrics", {"x": 4}, 4),
+            ("d", "text", None),
+            ("metrics", {"p": 0.25}, 5),
         ]
-        errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-        told = errors + [str(record) for record in job.log_records]
-        assert any("bad" in text and "float or int" in text for text in told)
+        assert type(records[0][1]) is float and type(records[0][2]) is int
+
+    def test_bad_log_record_is_an_error_in_the_script_and_the_others_come(self, job):
+        script = r"""
+            import nvflare.client as flare
+            from nvflare.client.tracking import MLflowWriter
+            flare.init()
+            flare.receive()
+            SCALAR, TEXT = flare.AnalyticsDataType.SCALAR, flare.AnalyticsDataType.TEXT
+            told = []
+
+            class Opaque:
+                pass
+
+            for number, (log, arguments) in enumerate([
+                (flare.log, ("a", "no number", SCALAR)),
+                (flare.log, ("a", 2**64, SCALAR)),
+                (flare.log, ("a", "\ud800", TEXT)),
+                (flare.log, ("\udfff", "text", TEXT)),
+                (MLflowWriter().log_params, ({"b": {"c": Opaque()}},)),
+                (MLflowWriter().log_metric, ("a", 1.0, -1)),
+            ]):
+                try:
+                    log(*arguments)
+                except (TypeError, ValueError) as e:
+                    told.append(f"{type(e).__name__}: {e}")
+                flare.log("good", number, SCALAR)
+            flare.send(flare.FLModel(metrics={"told": told}))
+        """
+        self.start(job, script)
+        assert model_of(job.execute("train", make_task())).metrics["told"] == [
+            "TypeError: expect 'a' value to be an instance of float or int, but got '<class 'str'>'.",
+            "ValueError: log record 'a.value' is an integer of 65 bits, which cannot be sent: at most 64 can",
+            "ValueError: log record 'a.value' is no text that can be sent: it has a lone surrogate at 0",
+            r"ValueError: log record '\udfff.tag' is no text that can be sent: it has a lone surrogate at 0",
+            "ValueError: log record 'params.value.b.c' is of type __main__.Opaque, which cannot be sent: FOBS has no "
+            "decomposer for it",
+            "ValueError: expect step to be non-negative int, but got -1.",
+        ]
+        assert job.log_records == [("good", number, None) for number in range(6)]
+
+    # Values
+
+    def test_result_that_cannot_be_sent_is_an_error_in_the_script_and_the_next_one_is_taken(self, job):
+        script = r"""
+            import numpy as np
+            import nvflare.client as flare
+            flare.init()
+            told = []
+            flare.receive()
+            endless = []
+            endless.append(endless)
+            bad = "\ud800"
+            for value in [2**70, bad, {bad: 1}, {"__fobs_type__": "x"}, bytearray(1), [{1: object()}], endless]:
+                for fields in (
+                    {"params": {"a": 1, "b": value}},
+                    {"metrics": {"b": value}},
+                    {"params": {"a": 1}, "metrics": {"b": value}},
+                    {"metrics": {"a": 1}, "meta": {"b": value}},
+                ):
+                    try:
+                        flare.send(flare.FLModel(**fields))
+                    except ValueError as e:
+                        told.append(str(e))
+            while flare.is_running():
+                flare.send(flare.FLModel(params={"w": flare.receive().params["w"] + 1}, meta={"told": told}))
+        """
+        self.start(job, script)
+        for _ in range(2):
+            model = model_of(job.execute("train", make_task()))
+            assert model.params["w"].tolist() == [1.0] * 4
+        kinds = ["parameter 'b", "metric 'b", "metric 'b", "meta property 'b"]
+        texts = [
+            "' is an integer of 71 bits",
+            "' is no text that can be sent: it has a lone surrogate at 0",
+            r".\ud800' has a name that is no text that can be sent: it has a lone surrogate at 0",
+            ".__fobs_type__' has a name that FOBS keeps for itself",
+            "' is of type bytearray, which cannot be sent: send bytes(...) of it",
+            ".0.1' is of type object, which cannot be sent",
+            ".0.0.0",
+        ]
+        told = model.meta["told"]
+        for text, expected in zip(told, [kind + text for text in texts for kind in kinds]):
+            assert text.startswith(expected)
+        assert len(told) == len(texts) * len(kinds)
 
     # The end of a script
 

@@ -146,7 +146,14 @@ class FormatsContract:
             assert params["w"].numel() == LARGE and params["small"].tolist() == [1.0] * SMALL
 
     @needs_torch
-    def test_what_cannot_be_converted_is_named(self, start, client_config):
+    @pytest.mark.parametrize(
+        "value, text",
+        [
+            ("torch.ones(2, dtype=torch.bfloat16)", "is a tensor of torch.bfloat16, which NumPy does not have"),
+            ("[torch.ones(2)]", "is a <class 'list'>, which would be left out"),
+        ],
+    )
+    def test_what_cannot_be_converted_is_named(self, start, client_config, value, text):
         client_config(params_exchange_format="pytorch")
-        job = start(SEND.format(value="torch.ones(2, dtype=torch.bfloat16)"))
-        assert_failed(job.execute("train", make_task()), "parameter 'bias' cannot be converted", "BFloat16")
+        job = start(SEND.format(value=value))
+        assert_failed(job.execute("train", make_task()), f"parameter 'bias' {text}", "in the job's client config")

@@ -149,41 +149,46 @@ class TestKeys:
         assert "numpy" in warning.getMessage() and "keras_layer_weights" in warning.getMessage()
 
 
+def pt_to_numpy():
+    return importlib.import_module("nvflare.app_opt.pt.numpy_params_converter").PTToNumpyParamsConverter()
+
+
 def converted(converter=None, **model) -> FLModel:
     """What the server gets of a model that a script sends."""
     result = FLModelUtils.to_shareable(FLModel(**model))
     return FLModelUtils.from_shareable(ResultConverter(converter).process("train", result, FLContext()))
 
 
-class Opaque:
-    """Something that FOBS takes apart, and that no other process can put together."""
-
-
 class TestWhatIsSent:
-    @pytest.mark.parametrize(
-        "value, text",
-        [
-            (np.int8(1), "numpy.int8"),
-            (np.array([{}]), "numpy.ndarray"),
-            (np.ma.array([1.0], mask=[True]), "MaskedArray"),
-            (Opaque(), "no decomposer"),
-        ],
-    )
-    def test_what_cannot_be_sent_is_named(self, value, text):
-        for params, name in (({"a": 1, "b": value}, "parameter 'b'"), ({"a": {"b": [0, value]}}, "parameter 'a.b.1'")):
+    """Each part of a result is looked at; at what in it, sendable_test.py tells."""
+
+    def test_what_cannot_be_sent_is_named(self):
+        bad, text = np.array([{}]), "is a NumPy array of object, which cannot be sent"
+        for fields, name in (
+            ({"params": {"a": 1, "b": bad}}, "parameter 'b'"),
+            ({"params": {"a": {"b": [0, bad]}}}, "parameter 'a.b.1'"),
+            ({"metrics": {"a": 1, "b": bad}}, "metric 'b'"),
+            ({"params": {"a": 1}, "metrics": {"b": bad}}, "metric 'b'"),
+            ({"metrics": {"a": 1}, "meta": {"b": bad}}, "meta property 'b'"),
+            ({"params": {"a": 1}, "current_round": 2**64}, "header 'current_round'"),
+        ):
             with pytest.raises(ValueError) as error:
-                converted(params=params)
-            assert name in str(error.value) and text in str(error.value)
-        with pytest.raises(ValueError, match="metric 'b' is a "):
-            converted(metrics={"a": 1, "b": value})
-        with pytest.raises(ValueError, match="meta property 'b' is a "):
-            converted(metrics={"a": 1}, meta={"b": value})
+                converted(**fields)
+            assert str(error.value).startswith(f"{name} is")
+            assert text in str(error.value) or "integer of 65 bits" in str(error.value)
 
     def test_what_can_be_sent_is_not_touched(self):
         params = {"array": np.zeros(2), "number": np.float32(1), "list": [1, (2, None)], "dict": {"text": "b"}}
-        sent = converted(params=params, metrics={"loss": np.float64(0.5)}, meta={"steps": 3})
-        assert sent.params is params
-        assert sent.metrics == {"loss": 0.5} and sent.meta["steps"] == 3
+        sent = converted(params=params, metrics={"loss": np.float64(0.5)}, meta={"steps": np.int8(3)})
+        assert sent.params == params and sent.params["array"] is params["array"]
+        assert type(sent.params["number"]) is np.float32
+        assert sent.metrics == {"loss": 0.5} and sent.meta["steps"] == 3 and type(sent.meta["steps"]) is int
+
+    def test_rounds_are_numbers(self):
+        model = FLModel(params={"a": 1}, total_rounds=9)
+        model.current_round = np.int64(3)  # nothing checks that
+        result = ResultConverter(None).process("train", FLModelUtils.to_shareable(model), FLContext())
+        assert type(result.get_header("current_round")) is int
 
     @needs_torch
     def test_number_as_a_tensor_is_a_number(self):
@@ -193,14 +198,78 @@ class TestWhatIsSent:
 
     @needs_torch
     def test_result_without_a_model_keeps_its_metrics(self):
-        pt_to_numpy = importlib.import_module("nvflare.app_opt.pt.numpy_params_converter").PTToNumpyParamsConverter()
-        assert converted(pt_to_numpy, metrics={"loss": 0.5, "name": "a"}).metrics == {"loss": 0.5, "name": "a"}
+        assert converted(pt_to_numpy(), metrics={"loss": 0.5, "name": "a"}).metrics == {"loss": 0.5, "name": "a"}
 
     @needs_torch
-    @pytest.mark.filterwarnings("ignore:ComplexHalf")
-    @pytest.mark.parametrize("make", ["to_sparse", "to_complex32"])
-    def test_tensor_that_cannot_be_sent_is_named(self, make, tensors):
-        tensor = torch.ones(2, 2)
-        tensor = tensor.to_sparse() if make == "to_sparse" else tensor.to(torch.complex32)
-        with pytest.raises(ValueError, match="parameter 'b' is a tensor of torch.*cannot be sent"):
-            converted(params={"b": tensor})
+    def test_tensors_as_arrays(self):
+        weight = torch.arange(2.0)
+        params = {
+            "parameter": torch.nn.Parameter(weight),
+            "graph": (torch.ones(2, requires_grad=True) * 2),
+            "conjugate": torch.complex(weight, weight).conj(),
+            "negative": torch._neg_view(weight),
+            "number": 3,
+            "text": "relu",
+            "net._extra_state": {"scale": torch.ones(1)},
+        }
+        sent = converted(pt_to_numpy(), params=params).params
+        assert {name: value.tolist() for name, value in sent.items()} == {
+            "parameter": [0.0, 1.0],
+            "graph": [2.0, 2.0],
+            "conjugate": [0.0, 1 - 1j],
+            "negative": [0.0, -1.0],
+        }
+
+    @needs_torch
+    @pytest.mark.parametrize("value", [{"a": 1}, [0.5], (1,), {1}, np.zeros(2)])
+    def test_what_would_be_left_out_is_named(self, value):
+        with pytest.raises(ValueError, match="parameter 'b' is a .*, which would be left out.*FrameworkType.RAW"):
+            converted(pt_to_numpy(), params={"a": torch.ones(2), "b": value})
+
+    @needs_torch
+    @pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn"])
+    def test_tensor_that_numpy_lacks_is_named(self, dtype):
+        tensor = torch.ones(2).to(getattr(torch, dtype))
+        with pytest.raises(
+            ValueError, match=f"'b' is a tensor of torch.{dtype}.*server_expected_format to pytorch.*cast"
+        ):
+            converted(pt_to_numpy(), params={"a": torch.ones(2), "b": tensor})
+
+    @needs_torch
+    @pytest.mark.parametrize("params", [{"a": 1, "b": "relu"}, {"a": {1: 2}, "b": {3: 4}}])
+    def test_model_of_which_nothing_would_be_left(self, params):
+        with pytest.raises(ValueError, match="'a'.*FrameworkType.RAW"):
+            converted(pt_to_numpy(), params=params)
+
+    @needs_torch
+    def test_empty_model(self):
+        assert converted(pt_to_numpy(), params={}).params == {}
+
+    def test_layer_that_keras_does_not_know_is_named(self):
+        converter = importlib.import_module("nvflare.app_opt.tf.params_converter").KerasModelToNumpyParamsConverter()
+        for value in ({"kernel": np.zeros(2)}, np.zeros(2)):
+            with pytest.raises(ValueError, match="parameter 'dense' is a .*not the list of arrays that Keras has"):
+                converted(converter, params={"relu": [], "dense": value})
+
+    @needs_torch
+    def test_views_arrive_as_the_script_sees_them(self, tensors):
+        weight = torch.arange(2.0)
+        params = {"conjugate": torch.complex(weight, weight).conj(), "negative": torch._neg_view(weight)}
+        sent = fobs.loads(fobs.dumps(converted(params=dict(params)).params))
+        assert all(torch.equal(sent[name], value) for name, value in params.items())
+
+    @needs_torch
+    @pytest.mark.filterwarnings("ignore:ComplexHalf", "ignore:The PyTorch API of nested tensors")
+    @pytest.mark.parametrize(
+        "make, text",
+        [
+            (lambda tensor: tensor.to_sparse(), "is a tensor that is not dense .torch.sparse_coo."),
+            (lambda tensor: tensor.to("meta"), "is a tensor that is not dense .on the meta device."),
+            (lambda tensor: torch.nested.nested_tensor([tensor]), "is a tensor that is not dense .nested."),
+            (lambda tensor: tensor.to(torch.complex32), "is a tensor of torch.complex32"),
+        ],
+    )
+    def test_tensor_that_cannot_be_sent_is_named(self, make, text, tensors):
+        for converter in (None, pt_to_numpy()):
+            with pytest.raises(ValueError, match=f"parameter 'b' {text}"):
+                converted(converter, params={"b": make(torch.ones(2, 2))})
