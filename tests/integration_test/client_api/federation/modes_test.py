@@ -25,6 +25,7 @@ import shutil
 import pytest
 from shifting_filter import ShiftingFilter
 
+from nvflare.app_common.executors.attach_executor import AttachExecutor
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.app_common.np.np_model_persistor import NPModelPersistor
 from nvflare.app_common.workflows.fedavg import FedAvg
@@ -40,7 +41,7 @@ FILTERED, LOGGED = "site-2", "site-3"
 SHIFT = 10.0
 ROUNDS = 2
 MODES = ["in_process", "external_process", "attach"]
-CLASS = "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor"
+ALLOWED = "nvflare.app_common.executors.attach_executor.AttachExecutor"
 MARK = "as this site wants it"
 needs_torch = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs torch")
 
@@ -73,9 +74,9 @@ def stage(federation, request):
 
 
 def allow(resources: str) -> str:
-    """Adds the executor to a site's allow list."""
+    """Adds the executor that runs nothing to a site's allow list."""
     content = json.loads(resources)
-    content["class_allow_list"].append(CLASS)
+    content["class_allow_list"].append(ALLOWED)
     return json.dumps(content)
 
 
@@ -183,22 +184,29 @@ class TestSites:
 
     def test_class_allow_list(self, federation):
         """A job without code of its own may only name classes that the site allows."""
-        refused = self.run_without_code(federation, "refused")
+        wait = {"attach_timeout": jobs.REACH_TIMEOUT}
+        self.assert_refused(federation, "refused", AttachExecutor(**wait))
+        federation.configure(SITES[0], "resources.json", allow)
+        key = federation.attach(SITES[0], jobs.TRAINER, str(federation.root))
+        assert self.run_without_code(federation, "allowed", AttachExecutor(**wait)).status == "FINISHED:COMPLETED"
+        assert federation.wait_exit(key, jobs.REACH_TIMEOUT) == 0
+        command = f"touch {federation.root / 'run_by_a_job'}"
+        self.assert_refused(federation, "command", ClientAPIExecutor("external_process", command=command))
+        assert not (federation.root / "run_by_a_job").exists()
+
+    def assert_refused(self, federation, name: str, executor: ClientAPIExecutor) -> None:
+        refused = self.run_without_code(federation, name, executor)
         with federation.session() as session:
             console = "\n".join(federation.console(session, refused.job_id).values())
         assert refused.status != "FINISHED:COMPLETED"
-        assert re.search(rf"{CLASS}'.* is not in allow_list", console), console
-        federation.configure(SITES[0], "resources.json", allow)
-        key = federation.attach(SITES[0], jobs.TRAINER, str(federation.root))
-        assert self.run_without_code(federation, "allowed").status == "FINISHED:COMPLETED"
-        assert federation.wait_exit(key, jobs.REACH_TIMEOUT) == 0
+        assert re.search(rf"{type(executor).__name__}'.* is not in allow_list", console), console
 
     @staticmethod
-    def run_without_code(federation, name: str):
+    def run_without_code(federation, name: str, executor: ClientAPIExecutor):
         job = FedJob(name=name, min_clients=1)
         job.to_server(NPModelPersistor(model=[0.0]), id="persistor")
         job.to_server(FedAvg(num_clients=1, num_rounds=1, persistor_id="persistor"))
-        job.to(ClientAPIExecutor("attach", attach_timeout=jobs.REACH_TIMEOUT), SITES[0])
+        job.to(executor, SITES[0])
         job.export_job(str(federation.root / "jobs"))
         for empty in (federation.root / "jobs" / name).glob("*/custom"):
             empty.rmdir()  # it would count as code

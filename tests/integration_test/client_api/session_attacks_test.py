@@ -20,9 +20,6 @@ messages. In the end the good trainer does a task.
 import threading
 
 import pytest
-from client_api.cell_harness import LIMIT, connected_cell
-from client_api.raw_trainer import RawTrainer
-from job_harness import stop_cell
 
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.shareable import Shareable
@@ -48,6 +45,9 @@ from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.fobs import Decomposer
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
+from tests.integration_test.client_api.cell_harness import connected_cell
+from tests.integration_test.client_api.raw_trainer import RawTrainer
+from tests.unit_test.app_common.executors.job_harness import LIMIT, stop_cell
 
 TOPICS = [TASK, METRICS, DELIVERED, Topic.HEARTBEAT, Topic.END, Topic.ABORT, Topic.PEER_GONE, "NONSENSE"]
 RECORDS = [DXO(DataKind.ANALYTIC, data={"number": 1})]
