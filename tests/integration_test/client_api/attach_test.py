@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from nvflare.app_common.executors.client_api.attach import ExitCode
+from nvflare.app_common.executors.client_api.attach import ExitCode, pause_after
 from tests.integration_test.client_api import attach_job
 from tests.integration_test.client_api.attach_harness import RUNNER, attach_command, attached, rendezvous, workspace
 from tests.unit_test.app_common.executors.client_api.process_watch import WITH_PROCESSES
@@ -197,6 +197,35 @@ class TestSeveralJobs:
         assert trainer.exit_code() == ExitCode.ENDED
         assert trainer.output.text().count("joined job-1") == 3
 
+    def test_each_job_gets_its_turn_and_a_script_that_fails_its_pause(self, job, job_factory, processes, tmp_path):
+        second = job_factory("job-2")
+        for a_job in (job, second):
+            a_job.start(attached(allow_reconnect=True))
+        script = """
+            import nvflare.client as flare
+            flare.init()
+            print("joined", flare.get_job_id())
+            raise RuntimeError("no GPU")
+        """
+        trainer = processes(*attach_command(tmp_path, script_of(tmp_path, script), options=["--follow"]))
+        trainer.output.wait_for("after 3 in vain")
+        joined = [line for line in trainer.output.text().splitlines() if "joined" in line]
+        assert joined == ["joined job-1", "joined job-2", "joined job-1"]
+
+    @pytest.mark.parametrize("way", ["", "raise SystemExit(3)"])
+    def test_script_that_does_not_join_has_its_pause(self, job, trainers, tmp_path, way):
+        job.start(attached())
+        command = attach_command(workspace(job), script_of(tmp_path, f"print('ran')\n{way}"), options=["--follow"])
+        trainer = trainers(command=command)
+        trainer.output.wait_for("after 2 in vain")
+        assert trainer.output.text().splitlines().count("ran") == 2
+
+    @pytest.mark.parametrize("in_vain, pause", [(0, 1.0), (1, 2.0), (3, 8.0), (6, 60.0), (10_000, 60.0)])
+    def test_pauses_grow_to_a_minute(self, in_vain, pause):
+        assert pause_after(in_vain, 0.0) == pause
+        assert pause_after(in_vain, 0.25) == pause - 0.25
+        assert pause_after(in_vain, 100.0) == 0.0
+
 
 class TestJobThatIsKilled:
     @pytest.fixture
@@ -226,6 +255,23 @@ class TestJobThatIsKilled:
         job.start(attached())
         trainer.output.wait_for("joined job-1")
         assert_works(job)
+
+    @pytest.mark.parametrize("step", [-2 * LIMIT, 3600.0])
+    def test_trainer_whose_clock_is_set_notices(self, killed_job, processes, tmp_path, step):
+        script = f"""
+            import sys, time
+            import nvflare.client as flare
+            flare.init()
+            print("joined")
+            sys.stdin.readline()
+            time.time = lambda read=time.time: read() + {step}
+            flare.receive()
+        """
+        trainer = processes(*attach_command(tmp_path, script_of(tmp_path, script)))
+        trainer.output.wait_for("joined")
+        trainer.type("now")
+        self.kill(killed_job)
+        assert trainer.exit_code() == ExitCode.LOST
 
     def test_its_rendezvous_is_recognised(self, killed_job, run, tmp_path):
         self.kill(killed_job)

@@ -56,6 +56,8 @@ from nvflare.fuel.utils.config_service import ConfigService
 LOOK_INTERVAL = 0.2
 # Seconds between two lines that tell that it still waits.
 PROGRESS_INTERVAL = 10.0
+# Seconds from the start of a script to its next one (--follow), doubled with each run that was in vain; the most.
+FIRST_PAUSE, MAX_PAUSE = 1.0, 60.0
 
 
 class ExitCode(IntEnum):
@@ -78,6 +80,7 @@ class NobodyToAttachTo(Exception):
 
 _claim: Optional[Claim] = None  # held until the next one, or the end of the process
 _done = set()  # identities of files: rendezvous whose jobs did not take this trainer, jobs that this rank has served
+_turns = {}  # when this process last served the job with this config folder: the less recent goes first
 
 
 def wait_for(
@@ -99,13 +102,19 @@ def wait_for(
         RendezvousRefused: the time is up, and what was found must not be used; the text says why.
     """
     global _claim
-    if _claim:
-        _leave("the trainer has gone on to another job")
-        _claim.close()
-        _claim = None
+    _give_up_claim("the trainer has gone on to another job")
     _claim = _wait(lambda: _claim_any(workspace, job, site), f"a job in {workspace}", timeout)
+    _turns[_claim.path.parent] = time.monotonic()
     _prepare_client_api(str(_claim.path))
     return str(_claim.path)
+
+
+def _give_up_claim(reason: str) -> None:
+    global _claim
+    if _claim:
+        _leave(reason)
+        _claim.close()
+        _claim = None
 
 
 def _prepare_client_api(config_file: str) -> None:
@@ -116,7 +125,8 @@ def _prepare_client_api(config_file: str) -> None:
 
 def _claim_any(workspace: str, job: Optional[str], site: Optional[str]) -> Optional[Claim]:
     refused = None
-    for path in find_files(workspace, RENDEZVOUS_FILE, job, site):
+    paths = find_files(workspace, RENDEZVOUS_FILE, job, site)
+    for path in sorted(paths, key=lambda path: _turns.get(path.parent, 0.0)):
         try:
             claim = Claim(path)
         except (RendezvousGone, RendezvousTaken):
@@ -226,22 +236,48 @@ def _is_of_claim(context) -> bool:
     return context.config_file == (str(_claim.path) if _claim else api_context.DEFAULT_CONFIG)
 
 
-def _attach_once(args) -> int:
+def _find_config(args) -> str:
+    if os.environ.get("RANK", "0") == "0":
+        return wait_for(args.workspace, args.job, args.site, args.wait)
     what = f"a job in {args.workspace}"
-    try:
-        if os.environ.get("RANK", "0") == "0":
-            config_file = wait_for(args.workspace, args.job, args.site, args.wait)
-        else:
-            path = _wait(lambda: find_ranks_file(args.workspace, args.job, args.site, _done), what, args.wait)
-            _done.add(identity_of(path.lstat()))
-            config_file = str(path)
-            _prepare_client_api(config_file)
-    except NobodyToAttachTo as e:
-        _say(str(e))
-        return ExitCode.NOBODY
-    except RendezvousRefused:
-        return ExitCode.REFUSED  # the reason has been told
-    return _run_script(args.script[0], args.script[1:], config_file)
+    path = _wait(lambda: find_ranks_file(args.workspace, args.job, args.site, _done), what, args.wait)
+    _done.add(identity_of(path.lstat()))
+    _prepare_client_api(str(path))
+    return str(path)
+
+
+def _attach(args) -> int:
+    """Runs the script, with --follow for one job after another; returns the ExitCode of the last run."""
+    served, in_vain = None, 0
+    while True:
+        try:
+            config_file = _find_config(args)
+        except NobodyToAttachTo as e:
+            _say(str(e))
+            return ExitCode.NOBODY if served is None else served
+        except RendezvousRefused:  # the reason has been told
+            return ExitCode.REFUSED if served is None else served
+        began = time.monotonic()
+        served = _run_script(args.script[0], args.script[1:], config_file)
+        if not args.follow or served in _STOPPED:
+            return served
+        was_good = served in (ExitCode.ENDED, ExitCode.LOST) and not (_claim and _claim.is_open())
+        in_vain = 0 if was_good else in_vain + 1
+        pause = pause_after(in_vain, time.monotonic() - began)
+        if pause:
+            _give_up_claim("the trainer pauses")
+            _say(f"the next run of {args.script[0]} is in {pause:.1f} s, after {in_vain} in vain")
+            threading.Event().wait(pause)
+
+
+def pause_after(in_vain: int, seconds: float) -> float:
+    """Returns how many seconds a script is not to be run again.
+
+    Args:
+        in_vain: so many of its runs in a row failed, or did not join their job.
+        seconds: that the last run took.
+    """
+    return max(0.0, min(FIRST_PAUSE * 2 ** min(in_vain, 10), MAX_PAUSE) - seconds)
 
 
 def _parse(argv: Optional[List[str]]):
@@ -269,17 +305,10 @@ def main(argv: Optional[List[str]] = None) -> int:
     """Runs the command line; returns an ExitCode. With --follow it is that of the last job that was served."""
     args = _parse(argv)
     _end_well_on_sigterm()
-    served = None
-    while True:
-        try:
-            code = _attach_once(args)
-        except KeyboardInterrupt:
-            return ExitCode.INTERRUPTED
-        if code in (ExitCode.NOBODY, ExitCode.REFUSED):
-            return code if served is None else served
-        served = code
-        if not args.follow or code in _STOPPED:
-            return code
+    try:
+        return _attach(args)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
 
 
 if __name__ == "__main__":

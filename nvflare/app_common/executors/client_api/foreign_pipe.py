@@ -57,6 +57,7 @@ from nvflare.fuel.utils.attributes_exportable import ExportMode
 from nvflare.fuel.utils.class_loader import load_class
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.log_utils import get_obj_logger
+from nvflare.fuel.utils.pipe.file_pipe import FilePipe
 from nvflare.fuel.utils.pipe.pipe import Message, Pipe, Topic
 from nvflare.security.logging import secure_format_exception
 
@@ -68,6 +69,8 @@ BYE_TIMEOUT = 1.0
 CLOSE_TIMEOUT = 0.5
 # Seconds after which the reader looks for an event of this process: a foreign pipe cannot be woken.
 READ_SLICE = 0.25
+# Seconds between two looks into the folder of a FilePipe, as it has them itself.
+FILE_INTERVAL = 0.1
 
 
 def foreign_session(context: ClientAPIBackendContext, config: dict, component: Pipe) -> Tuple["ForeignPipe", dict]:
@@ -143,7 +146,7 @@ class ForeignPipe(Pipe):
         self._transfers = []  # threads, each in one foreign `send`
         self._is_closed = False
         self._has_peer_left = False
-        self._last_heard = 0.0  # on the wall clock, as PipeHandler wants it
+        self.last_heard = 0.0  # on the monotonic clock
         self._sender = threading.Thread(target=self._send_answers, name="client_api_answers", daemon=True)
 
     def open(self, name: str = "") -> None:
@@ -168,11 +171,11 @@ class ForeignPipe(Pipe):
 
         thread = threading.Thread(target=transfer, name="client_api_transfer", daemon=True)
         thread.start()
-        with self._changed:
-            self._transfers = [thread, *(other for other in self._transfers if other.is_alive())]
         try:
             with self._changed:
-                wait_until(self._changed, lambda: outcome, stop)
+                self._transfers = [thread, *(other for other in self._transfers if other.is_alive())]
+                if not wait_until(self._changed, lambda: outcome, stop, timeout):
+                    return False  # a FilePipe measures by the wall clock, which may have been set back
                 if outcome[0] and msg.topic == Topic.END and self.on_hello:
                     wait_until(self._changed, lambda: self._has_peer_left, stop, timeout)
                 return outcome[0]
@@ -195,7 +198,9 @@ class ForeignPipe(Pipe):
 
     def post(self, topic: str, data) -> None:
         """Puts an event of this process in line."""
-        self._events.append(Message.new_request(topic, data))
+        with self._changed:
+            self._events.append(Message.new_request(topic, data))
+            self._changed.notify_all()
 
     def bind(self, peer: str, key: SessionKey) -> None:
         """Has the pipe take messages of this session only."""
@@ -216,7 +221,7 @@ class ForeignPipe(Pipe):
         if not answer:
             raise HandshakeError(f"no answer from the job in {HANDSHAKE_TIMEOUT} s")
         handshake.check_answer(unpack(_halves(answer)[1]), words)
-        self._last_heard = time.time()
+        self.last_heard = time.monotonic()
         self.bind("the job", handshake.key(words))
 
     def _read_answer(self, hello: Message, deadline: float) -> Optional[Message]:
@@ -227,9 +232,6 @@ class ForeignPipe(Pipe):
             if msg and msg.topic != HELLO:
                 self._early.append(msg)  # a task may overtake the answer
         return None
-
-    def get_last_peer_active_time(self) -> float:
-        return self._last_heard
 
     def close(self) -> None:
         """Closes the pipe and ends its threads. Idempotent."""
@@ -264,7 +266,7 @@ class ForeignPipe(Pipe):
         except SealBroken as e:
             self.strangers.refuse(f"a message {msg}: {e}")
             return None
-        self._last_heard = time.time()
+        self.last_heard = time.monotonic()
         if msg.topic == METRICS and self.on_metrics:
             self.on_metrics(msg.data)
             return None
@@ -331,10 +333,16 @@ class ForeignPipe(Pipe):
 
     def _read(self, timeout: float) -> Optional[Message]:
         try:
-            return self._pipe.receive(timeout)
+            if not isinstance(self._pipe, FilePipe):
+                return self._pipe.receive(timeout)
+            msg = self._pipe.receive()  # at once; it would measure a timeout by the wall clock
         except Exception as e:
             self._note_failure(e)
             return None
+        if msg is None:
+            with self._changed:
+                self._changed.wait(min(timeout, FILE_INTERVAL))
+        return msg
 
     def _note_failure(self, error: Exception) -> None:
         with self._changed:

@@ -102,9 +102,8 @@ class TrainerPipeHandler(PipeHandler):
         return f"no sign of life for {silence:.0f} s" if silence > self.heartbeat_timeout else ""
 
     def _note_life(self, pipe: Pipe) -> None:
-        # The cell notes every message of the peer, also those that are no pipe messages, on the wall clock.
-        age = time.time() - pipe.get_last_peer_active_time()
-        self.last_heard = max(self.last_heard, time.monotonic() - max(age, 0.0))
+        # The pipe notes every message of the peer, also those that are none for this reader.
+        self.last_heard = max(self.last_heard, pipe.last_heard)
 
     def _note_own_stall(self, late: float) -> None:
         # This thread woke much later than it asked for: the whole process stood still (a C call that held the GIL, or

@@ -152,6 +152,13 @@ class Claim:
     def close(self) -> None:
         os.close(self._fd)
 
+    def is_open(self) -> bool:
+        """Whether the job still waits for a trainer here: it removes the file when one has joined, and at its end."""
+        try:
+            return identity_of(self.path.lstat()) == self.identity
+        except OSError:
+            return False
+
     def _check_file(self) -> None:
         status = os.fstat(self._fd)
         fault = ""

@@ -160,6 +160,7 @@ class TrainerPipe(CellPipe):
         self.pass_through = pass_through
         self.is_attached = is_attached
         self.gone = Gone()  # the peer is gone: no send waits for it any more
+        self.last_heard = 0.0  # on the monotonic clock; nvflare's `last_peer_active_time` is on the wall clock
         # No pull of its arrays does either: nvflare would try for 40 minutes, on a thread that all cells share.
         self._pulling_cell = PullingCell(self.cell)
         forget_what_was_sent(self.cell)
@@ -336,7 +337,7 @@ class TrainerPipe(CellPipe):
         return reply
 
     def _note_life(self) -> None:
-        self.last_peer_active_time = time.time()
+        self.last_heard = time.monotonic()
 
     def _decode(self, request: CellMessage) -> None:
         if request.get_header(ENCODING):
@@ -404,9 +405,8 @@ class TrainerPipe(CellPipe):
         # Of the session's own messages those are signs of life that have a good seal (see _note_life).
         if msg.get_header(MessageHeaderKey.CHANNEL) == self.channel:
             return
-        super()._update_peer_active_time(msg, ch_name, msg_type)
-        if self.mode == Mode.ACTIVE:
-            # Whoever sent it: the CJ's heartbeats are in line behind the arrays that the server sends.
+        # In the trainer whoever sent it: the CJ's heartbeats are in line behind the arrays that the server sends.
+        if self.mode == Mode.ACTIVE or msg.get_header(MessageHeaderKey.ORIGIN) == self.peer_fqcn:
             self._note_life()
 
     def greet(self) -> None:
