@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""ClientAPIRunner in a job that nvflare's simulator runs."""
+"""ClientAPIRunner in jobs and recipes that nvflare's simulator runs."""
 
 import shlex
 import sys
@@ -22,6 +22,7 @@ import pytest
 
 from nvflare.app_common.executors.client_api.client_api_runner import ClientAPIRunner
 from nvflare.app_common.np.np_model_persistor import NPModelPersistor
+from nvflare.app_common.np.recipes.fedavg import NumpyFedAvgRecipe
 from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.fuel.utils.constants import FrameworkType
 from nvflare.job_config.base_fed_job import BaseFedJob
@@ -42,3 +43,23 @@ def test_simulator_run(tmp_path, monkeypatch, no_process_left):
     job.simulator_run(str(tmp_path / "run"))
     (model,) = (tmp_path / "run" / "server").rglob("server.npy")
     assert np.load(model).tolist() == [4.0, 4.0]  # twice the mean of 1 and 3
+
+
+@pytest.mark.watchdog(200)
+def test_recipe_run(tmp_path, monkeypatch, no_process_left):
+    """A recipe of nvflare's own with its runner replaced."""
+    monkeypatch.chdir(write_scripts(tmp_path / "sources"))
+    recipe = NumpyFedAvgRecipe(
+        name="job",
+        model=[0.0, 0.0],
+        min_clients=2,
+        num_rounds=2,
+        train_script="train.py",
+        train_args="2",
+        launch_external_process=True,
+    )
+    command = f"{shlex.quote(sys.executable)} -u"
+    ClientAPIRunner("train.py", "2", "external_process", command, framework=FrameworkType.NUMPY).replace_in(recipe)
+    recipe.job.simulator_run(str(tmp_path / "run"), n_clients=2)
+    (model,) = (tmp_path / "run" / "server").rglob("server.npy")
+    assert np.load(model).tolist() == [4.0, 4.0]

@@ -17,8 +17,13 @@
 What ScriptRunner is to nvflare's executors, ClientAPIRunner is to ClientAPIExecutor:
 
     job.to(ClientAPIRunner(script="train.py", framework=FrameworkType.NUMPY), "site-1", tasks=["train"])
+
+and in a recipe, which has made its runner already:
+
+    ClientAPIRunner(script="train.py", framework=FrameworkType.NUMPY).replace_in(recipe)
 """
 
+import inspect
 import os
 import shlex
 from enum import Enum
@@ -31,10 +36,17 @@ from nvflare.app_common.executors.client_api.formats import (
     SERVER_EXPECTED_FORMAT,
     find_format_fault,
 )
+from nvflare.app_common.executors.client_api.migration.advice import unknown_argument
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
+from nvflare.app_common.executors.client_api_launcher_executor import ClientAPILauncherExecutor
+from nvflare.app_common.executors.in_process_client_api_executor import InProcessClientAPIExecutor
+from nvflare.app_common.widgets.external_configurator import ExternalConfigurator
+from nvflare.app_common.widgets.metric_relay import MetricRelay
 from nvflare.client.config import ExchangeFormat, TransferType
+from nvflare.client.in_process.api import TOPIC_ABORT, TOPIC_LOCAL_RESULT, TOPIC_LOG_DATA, TOPIC_STOP
+from nvflare.fuel.data_event.data_bus import DataBus
 from nvflare.fuel.utils.constants import FrameworkType
-from nvflare.job_config.api import FedJob
+from nvflare.job_config.api import FedJob, JobCtx
 from nvflare.job_config.defs import JobTargetType
 from nvflare.job_config.fed_app_config import ClientAppConfig
 
@@ -45,6 +57,23 @@ _FORMATS = {
     FrameworkType.PYTORCH: ExchangeFormat.PYTORCH,
     FrameworkType.TENSORFLOW: ExchangeFormat.KERAS_LAYER_WEIGHTS,
     FrameworkType.RAW: ExchangeFormat.RAW,
+}
+
+# As nvflare's in-process executors for them: the script is asked for metrics, and none are required.
+_EVALUATING = (FrameworkType.PYTORCH, FrameworkType.TENSORFLOW)
+_LEGACY_EXECUTORS = (ClientAPILauncherExecutor, InProcessClientAPIExecutor)
+_OWN_PIPE = 'the executor has its own way to the script; in execution_mode "attach" a component client_api_pipe'
+# What nvflare's ScriptRunner and BaseScriptRunner take, and what takes its place.
+_REPLACED = {
+    "launch_external_process": 'execution_mode="external_process"',
+    "pipe_connect_type": _OWN_PIPE,
+    "task_pipe": _OWN_PIPE,
+    "metric_pipe": "what the script logs travels with the tasks",
+    "metric_relay": "what the script logs travels with the tasks",
+    "launcher": 'command; in execution_mode "attach" a component client_api_launcher',
+    "executor": "this runner makes a ClientAPIExecutor: any argument of it by its name",
+    "external_pre_init_timeout": "launch_timeout",
+    "params_exchange_format": "framework",
 }
 
 
@@ -74,15 +103,20 @@ class ClientAPIRunner:
             framework (FrameworkType): whose parameters the script sees: the job's `params_exchange_format`.
             server_expected_format (ExchangeFormat): the format of the server's parameters.
             params_transfer_type (TransferType): FULL, or DIFF: the script sends a full model, the difference travels.
-            **executor_args: any other argument of ClientAPIExecutor, such as launch_once or result_wait_timeout.
+            **executor_args: any other argument of ClientAPIExecutor, such as launch_once or result_wait_timeout. In
+                in_process train_with_evaluation is true for PyTorch and TensorFlow if it is not set, as with nvflare's
+                executors; no metrics are required by that.
 
         Raises:
             ValueError: names the argument, its value and what is allowed.
-            TypeError: names an argument that ClientAPIExecutor does not have.
+            TypeError: names an argument that there is not, and what takes its place.
         """
+        _check_names(execution_mode, executor_args)
         self._client_config = _checked_formats(framework, server_expected_format, params_transfer_type)
         self._script = _checked_script(script, execution_mode)
         own_args = self._script_arguments(script_args, execution_mode, command)
+        if execution_mode == ExecutionMode.IN_PROCESS and framework in _EVALUATING:
+            executor_args.setdefault("train_with_evaluation", True)
         for name in own_args.keys() & executor_args.keys():
             raise ValueError(f"{name} is not to be set: script and script_args say it")
         self._executor_args = {"execution_mode": execution_mode, **own_args, **executor_args}
@@ -114,6 +148,9 @@ class ClientAPIRunner:
     def add_to_fed_job(self, job: FedJob, ctx, **kwargs):
         """Adds executor, script and formats to a site of the job; called by `job.to(runner, site, tasks=[...])`.
 
+        Returns:
+            the ids of the components that it has added, as ScriptRunner does: there are none.
+
         Raises:
             ValueError: the site already has other formats, or a runner in the same execution mode.
         """
@@ -127,6 +164,35 @@ class ClientAPIRunner:
                 job.add_file_source(self._script, None, None, ctx)
             else:
                 job.add_resources([self._script], ctx)
+        return {}
+
+    def replace_in(self, recipe, *sites: str) -> None:
+        """Takes the place of the runner that a recipe or a job has made, with its tasks.
+
+        Args:
+            recipe (Recipe or FedJob): that has nvflare's ScriptRunner, or an executor as that makes them.
+            sites: where; if there are none, wherever the recipe has one.
+
+        Raises:
+            ValueError: there is no such runner, or more than one.
+        """
+        job = recipe if isinstance(recipe, FedJob) else recipe.job
+        # As Recipe itself: FedJob has no other way to look at what its sites have.
+        apps = {name: app.get_app_config() for name, app in job._deploy_map.items()}
+        targets = [name for name, app in apps.items() if isinstance(app, ClientAppConfig)]
+        found = {name: _legacy_runners(apps[name]) for name in targets if name in sites or not sites}
+        found = {name: runners for name, runners in found.items() if runners}
+        missing = set(sites) - found.keys()
+        if missing or not found:
+            raise ValueError(
+                f"no runner of nvflare's to replace at {', '.join(sorted(missing)) or 'any site'}: {targets}"
+            )
+        for name, runners in found.items():
+            if len(runners) > 1:
+                raise ValueError(f"{name} has {len(runners)} runners of nvflare's: give one of them all tasks")
+        for name, (runner,) in found.items():
+            _take_out(apps[name], runner)
+            self.add_to_fed_job(job, JobCtx(self, name, ""), tasks=runner.tasks)
 
     def _check_site(self, site: ClientAppConfig, name: str) -> None:
         # One client config serves all executors of a site, and what trainers of one mode connect by is one place.
@@ -138,6 +204,43 @@ class ClientAPIRunner:
         executors = [entry.executor for entry in site.executors]
         if any(isinstance(other, ClientAPIExecutor) and other._execution_mode == mode for other in executors):
             raise ValueError(f"{name} already has a runner in execution_mode {mode}: give that one all tasks")
+
+
+def _check_names(execution_mode, executor_args: dict) -> None:
+    if isinstance(execution_mode, bool):  # the place of launch_external_process
+        raise TypeError(f'ClientAPIRunner: execution_mode is "in_process" or "external_process", not {execution_mode}')
+    known = inspect.signature(ClientAPIExecutor.__init__).parameters
+    for name in executor_args.keys() - known.keys():
+        if name in _REPLACED:
+            raise TypeError(f"ClientAPIRunner has no argument {name}: instead of it, {_REPLACED[name]}")
+        raise TypeError(f"{name} is {unknown_argument('ClientAPIRunner', name, known).partition(', and migrate')[0]}")
+
+
+def _legacy_runners(site: ClientAppConfig) -> list:
+    return [entry for entry in site.executors if isinstance(entry.executor, _LEGACY_EXECUTORS)]
+
+
+def _take_out(site: ClientAppConfig, runner) -> None:
+    """Removes an executor of ScriptRunner's, and the components that ScriptRunner has made for it."""
+    site.executors.remove(runner)
+    if isinstance(runner.executor, InProcessClientAPIExecutor):
+        _unsubscribe(runner.executor)
+        return
+    relays = [c for c in site.components.values() if isinstance(c, MetricRelay)]
+    ids = {runner.executor.pipe_id, runner.executor._launcher_id, *(relay.pipe_id for relay in relays)}
+    for component_id, component in list(site.components.items()):
+        if component_id in ids or isinstance(component, (MetricRelay, ExternalConfigurator)):
+            del site.components[component_id]
+            site.handlers[:] = [handler for handler in site.handlers if handler is not component]
+
+
+def _unsubscribe(executor: InProcessClientAPIExecutor) -> None:
+    """Its constructor has subscribed to what the scripts of this process say."""
+    bus = DataBus()
+    bus.unsubscribe(TOPIC_LOCAL_RESULT, executor.local_result_callback)
+    bus.unsubscribe(TOPIC_LOG_DATA, executor.log_result_callback)
+    for topic in (TOPIC_ABORT, TOPIC_STOP):
+        bus.unsubscribe(topic, executor.to_abort_callback)
 
 
 def _checked_formats(framework, server_expected_format, params_transfer_type) -> dict:

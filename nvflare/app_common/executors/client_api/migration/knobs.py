@@ -27,6 +27,7 @@ class LegacyExecutor(NamedTuple):
     exchange_format: str  # its default
     converts: bool  # whether it converts between the two formats without converter components
     module: str
+    evaluates: bool = False  # its default of train_with_evaluation
 
 
 _COMMON, _PT, _TF = "nvflare.app_common.executors", "nvflare.app_opt.pt", "nvflare.app_opt.tf"
@@ -35,10 +36,10 @@ LEGACY_EXECUTORS = {
         IN_PROCESS, "numpy", False, f"{_COMMON}.in_process_client_api_executor"
     ),
     "PTInProcessClientAPIExecutor": LegacyExecutor(
-        IN_PROCESS, "pytorch", True, f"{_PT}.in_process_client_api_executor"
+        IN_PROCESS, "pytorch", True, f"{_PT}.in_process_client_api_executor", evaluates=True
     ),
     "TFInProcessClientAPIExecutor": LegacyExecutor(
-        IN_PROCESS, "keras_layer_weights", True, f"{_TF}.in_process_client_api_executor"
+        IN_PROCESS, "keras_layer_weights", True, f"{_TF}.in_process_client_api_executor", evaluates=True
     ),
     "ClientAPILauncherExecutor": LegacyExecutor(LAUNCHER, "numpy", True, f"{_COMMON}.client_api_launcher_executor"),
     "PTClientAPILauncherExecutor": LegacyExecutor(LAUNCHER, "pytorch", True, f"{_PT}.client_api_launcher_executor"),
@@ -91,8 +92,8 @@ KNOBS = {
         "to_nvflare_converter_id": Knob(MOVED, "the first of task_result_filters", _FILTER),
         "task_script_path": _kept("task_script_path"),
         "task_script_args": _kept("task_script_args", "quoted anew where spaces and quotes would now count"),
-        "train_with_evaluation": _dropped(
-            "in-process executors never looked at it; now a model without metrics would fail its task"
+        "train_with_evaluation": _kept(
+            "train_with_evaluation", "for the script alone; written if it was not set and the executor had true"
         ),
         "task_wait_time": _dropped("it had no effect; result_wait_timeout is such a limit"),
         "result_pull_interval": _dropped(_NO_POLLING),

@@ -143,7 +143,8 @@ def _plan_executor(job: LegacyJob, position: int, part: ExecutorPart) -> None:
             arguments.append(argument)
     arguments = _with_job_keys(job, mode, arguments)
     given = {argument.name for argument in arguments}
-    for name, value in LEGACY_DEFAULTS[mode, job.target].items():
+    defaults = {"train_with_evaluation": True} if part.legacy.evaluates else {}
+    for name, value in {**defaults, **LEGACY_DEFAULTS[mode, job.target]}.items():
         if name not in given:
             arguments.append(NewArgument(name, value))
             job.report(where, name, value, ADDED, name, "the old default, which the new executor has another one for")

@@ -14,6 +14,7 @@
 
 """ClientAPIRunner in jobs that nvflare's Job API builds, exports and runs."""
 
+import inspect
 import json
 import shlex
 import textwrap
@@ -21,11 +22,18 @@ from pathlib import Path
 
 import pytest
 
+from nvflare.app_common.aggregators.intime_accumulate_model_aggregator import InTimeAccumulateWeightedAggregator
+from nvflare.app_common.ccwf.ccwf_job import CCWFJob, SwarmClientConfig, SwarmServerConfig
+from nvflare.app_common.ccwf.comps.simple_model_shareable_generator import SimpleModelShareableGenerator
 from nvflare.app_common.executors.client_api.client_api_runner import ClientAPIRunner
+from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
+from nvflare.app_common.np.np_model_persistor import NPModelPersistor
+from nvflare.app_common.np.recipes.fedavg import NumpyFedAvgRecipe
 from nvflare.client.config import ExchangeFormat, TransferType
 from nvflare.fuel.utils.constants import FrameworkType
+from nvflare.job_config.api import FedJob
 from nvflare.job_config.base_fed_job import BaseFedJob
-from nvflare.job_config.script_runner import ScriptRunner
+from nvflare.job_config.script_runner import BaseScriptRunner, ScriptRunner
 
 TRAIN = """
     import sys
@@ -146,6 +154,16 @@ class TestExport:
         assert config["server_expected_format"] == ("pytorch" if exchanged == "pytorch" else "numpy")
         assert config["params_transfer_type"] == ("DIFF" if exchanged in ("numpy", "pytorch") else "FULL")
 
+    @pytest.mark.parametrize("framework", FrameworkType)
+    @pytest.mark.parametrize("given", [None, True, False])
+    def test_scripts_are_asked_for_metrics_as_by_nvflares_executors(self, exported, framework, given):
+        runner = ClientAPIRunner(
+            "train.py", framework=framework, **({} if given is None else {"train_with_evaluation": given})
+        )
+        arguments = executors(exported(runner)[0])[0][1]
+        default = framework in (FrameworkType.PYTORCH, FrameworkType.TENSORFLOW)
+        assert arguments.get("train_with_evaluation", False) is (default if given is None else given)
+
     def test_runners_for_different_tasks(self, exported):
         config, _ = exported(
             ClientAPIRunner("train.py", "1", framework=NUMPY),
@@ -185,8 +203,24 @@ class TestErrors:
             assert text in str(error.value)
 
     def test_unknown_argument_is_named(self, scripts):
-        with pytest.raises(TypeError, match="lunch_once"):
+        with pytest.raises(TypeError, match="lunch_once is no argument of ClientAPIRunner: rename it to launch_once"):
             ClientAPIRunner("train.py", lunch_once=True)
+        with pytest.raises(TypeError, match="colour is no argument of ClientAPIRunner: remove it"):
+            ClientAPIRunner("train.py", colour="red")
+
+    def test_what_script_runner_takes_is_taken_or_named_with_what_takes_its_place(self, scripts):
+        ours = inspect.signature(ClientAPIRunner.__init__).parameters.keys()
+        ours |= inspect.signature(ClientAPIExecutor.__init__).parameters.keys()
+        theirs = inspect.signature(BaseScriptRunner.__init__).parameters.keys()
+        theirs |= inspect.signature(ScriptRunner.__init__).parameters.keys()
+        assert len(theirs - ours) == 7
+        for name in theirs - ours:
+            with pytest.raises(TypeError, match=f"ClientAPIRunner has no argument {name}: instead of it, "):
+                ClientAPIRunner("train.py", **{name: True})
+
+    def test_script_runners_third_argument_is_understood(self, scripts):
+        with pytest.raises(TypeError, match='execution_mode is "in_process" or "external_process", not True'):
+            ClientAPIRunner("train.py", "--a 1", True, "python3 -u")
 
     def test_one_site_has_one_set_of_formats(self, exported):
         with pytest.raises(ValueError, match="site-1 already has params_exchange_format 'numpy'.* 'pytorch'"):
@@ -196,6 +230,78 @@ class TestErrors:
         with pytest.raises(ValueError, match="site-1 already has a runner in execution_mode in_process"):
             exported(ClientAPIRunner("train.py"), ClientAPIRunner("train.py"))
 
+    def test_it_returns_the_ids_of_its_components(self, scripts):
+        assert BaseFedJob(name="job").to(ClientAPIRunner("train.py"), "site-1") == {}
+
     def test_server_is_no_place_for_it(self, scripts):
         with pytest.raises(ValueError, match="tried to assign to server"):
             BaseFedJob().to_server(ClientAPIRunner("train.py"))
+
+
+def recipe(**arguments) -> NumpyFedAvgRecipe:
+    common = {"name": "job", "model": [0.0], "min_clients": 1, "num_rounds": 1, "train_script": "train.py"}
+    return NumpyFedAvgRecipe(**{**common, **arguments})
+
+
+def exported_configs(job: FedJob, folder) -> dict:
+    """App -> client config."""
+    job.export_job(str(folder))
+    files = folder.glob("*/*/config/config_fed_client.json")
+    return {path.parent.parent.name: json.loads(path.read_text()) for path in files}
+
+
+class TestInARecipe:
+    @pytest.mark.parametrize("is_launched", [True, False])
+    def test_it_replaces_all_that_the_old_runner_has_made(self, scripts, tmp_path, is_launched):
+        old = recipe(launch_external_process=is_launched)
+        old.add_client_config({"other": 1})
+        ClientAPIRunner("train.py", "--a 1", "external_process", framework=NUMPY).replace_in(old)
+        (config,) = exported_configs(old.job, tmp_path / "jobs").values()
+        arguments = {"execution_mode": "external_process", "command": "python3 -u custom/train.py --a 1"}
+        assert executors(config) == [(["*"], arguments)]
+        assert [component["id"] for component in config["components"]] == ["event_to_fed"]
+        assert config["params_exchange_format"] == "numpy" and config["other"] == 1
+        assert (tmp_path / "jobs" / "job" / "app" / "custom" / "step.py").exists()
+
+    def test_one_site_at_a_time(self, scripts, tmp_path):
+        old = recipe(per_site_config={"site-1": {}, "site-2": {}}, launch_external_process=True)
+        ClientAPIRunner("train.py", framework=NUMPY).replace_in(old, "site-2")
+        configs = exported_configs(old.job, tmp_path / "jobs")
+        paths = [configs[f"app_{site}"]["executors"][0]["executor"]["path"] for site in ("site-1", "site-2")]
+        assert [path.rpartition(".")[2] for path in paths] == ["ClientAPILauncherExecutor", "ClientAPIExecutor"]
+        assert "launcher" in [component["id"] for component in configs["app_site-1"]["components"]]
+
+    def test_other_executors_and_their_components_stay(self, scripts, tmp_path):
+        job = CCWFJob(name="job", min_clients=2)
+        client = SwarmClientConfig(
+            executor=ScriptRunner("train.py", framework=NUMPY, launch_external_process=True),
+            persistor=NPModelPersistor(model=[0.0]),
+            shareable_generator=SimpleModelShareableGenerator(),
+            aggregator=InTimeAccumulateWeightedAggregator(expected_data_kind="WEIGHTS"),
+        )
+        job.add_swarm(SwarmServerConfig(num_rounds=1), client)
+        before = set(exported_configs(job, tmp_path / "before")["app"]["executors"][1]["tasks"])
+        ClientAPIRunner("train.py", framework=NUMPY).replace_in(job)
+        config = exported_configs(job, tmp_path / "after")["app"]
+        assert [component["id"] for component in config["components"]] == [
+            "persistor",
+            "shareable_generator",
+            "aggregator",
+        ]
+        swarm, ours = config["executors"]
+        assert swarm["executor"]["path"].endswith("SwarmClientController")
+        assert set(ours["tasks"]) == before and ours["executor"]["args"]["task_script_path"] == "train.py"
+
+    def test_what_cannot_be_replaced_is_named(self, scripts):
+        runner = ClientAPIRunner("train.py", framework=NUMPY)
+        with pytest.raises(ValueError, match="no runner of nvflare's to replace at site-9"):
+            runner.replace_in(recipe(launch_external_process=True), "site-9")
+        old = recipe()
+        runner.replace_in(old)
+        with pytest.raises(ValueError, match="no runner of nvflare's to replace at any site"):
+            runner.replace_in(old)
+        job = BaseFedJob(name="job")
+        for task in ("train", "validate"):
+            job.to(ScriptRunner("train.py", "", True, framework=NUMPY), "site-1", tasks=[task])
+        with pytest.raises(ValueError, match="site-1 has 2 runners of nvflare's: give one of them all tasks"):
+            runner.replace_in(job)

@@ -92,18 +92,24 @@ ARGUMENTS_2_9 = {
 # What becomes of each: the executor's arguments, the keys of the job, the ids of the components.
 EXPECTED = {
     "in_process": (
-        in_process("{app_script}", task_script_args="{app_config}", evaluate_task_name="validate", memory_gc_rounds=2),
+        in_process(
+            "{app_script}",
+            task_script_args="{app_config}",
+            train_with_evaluation=True,
+            evaluate_task_name="validate",
+            memory_gc_rounds=2,
+        ),
         {"params_transfer_type": "DIFF"},
         ["event_to_fed"],
     ),
     "in_process_converters": (
-        in_process("train.py"),
+        in_process("train.py", train_with_evaluation=True),
         {"params_exchange_format": "pytorch", "server_expected_format": "pytorch"},
         ["from_server", "to_server"],
     ),
-    "in_process_pt": (in_process("client.py"), {"params_exchange_format": "pytorch"}, []),
+    "in_process_pt": (in_process("client.py", train_with_evaluation=True), {"params_exchange_format": "pytorch"}, []),
     "in_process_tf": (
-        in_process("keras_train.py", task_script_args="--name 'it'\"'\"'s'"),
+        in_process("keras_train.py", task_script_args="--name 'it'\"'\"'s'", train_with_evaluation=True),
         {"params_exchange_format": "keras_layer_weights", "server_expected_format": "numpy"},
         [],
     ),
@@ -429,6 +435,7 @@ class TestKnobs:
         assert parameters["params_exchange_format"].default == legacy.exchange_format
         assert parameters["server_expected_format"].default == "numpy"
         assert parameters["params_transfer_type"].default == "FULL"
+        assert parameters["train_with_evaluation"].default is legacy.evaluates
         if legacy.mode == "external_process":
             assert parameters["heartbeat_timeout"].default == 300.0
             assert parameters["external_pre_init_timeout"].default == 300.0
