@@ -46,7 +46,6 @@ def build_job(mode: str, tensors: bool, clients: int, rounds: int) -> BaseFedJob
         command=f"{shlex.quote(sys.executable)} -u" if mode == "external_process" else None,
         framework=FrameworkType.PYTORCH,
         server_expected_format=ExchangeFormat.PYTORCH if tensors else ExchangeFormat.NUMPY,
-        train_with_evaluation=True,
     )
     job.to_clients(runner, tasks=["train"])
     job.add_file_to_clients(str(HERE / "net.py"))

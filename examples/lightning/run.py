@@ -44,7 +44,6 @@ def main():
         execution_mode="external_process",
         command=f"{shlex.quote(sys.executable)} -u",
         framework=FrameworkType.PYTORCH,
-        train_with_evaluation=True,
     )
     job.to_clients(runner, tasks=["train"])
     job.add_file_to_clients(str(HERE / "lit_net.py"))

@@ -28,7 +28,7 @@ from functools import partial
 from typing import Callable, Optional
 
 from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE
-from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.dxo import DXO
 from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_constant import FLContextKey, FLMetaKey, ReturnCode
@@ -36,7 +36,6 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.fl_exception import UnsafeJobError
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
-from nvflare.app_common.abstract.fl_model import MetaKey
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.executors.client_api.analytics import UNHEARD, AnalyticsRelay, find_audience
 from nvflare.app_common.executors.client_api.arguments import ALL_EXECUTION_MODES  # noqa: F401
@@ -102,13 +101,14 @@ class ClientAPIExecutor(Executor):
             heartbeat_interval (float): external_process, attach: between two heartbeats of the session.
             heartbeat_timeout (float): external_process, attach: a session that is silent for longer is lost. 0 switches
                 the check off, in external_process only.
-            task_wait_timeout (float, optional): the trainer must accept a delivered task in this time. None: no limit.
-            result_wait_timeout (float, optional): the result of an accepted task must come in this time. None: no
-                limit.
+            task_wait_timeout (float, optional): the trainer must take a task in this time. None: no limit.
+            result_wait_timeout (float, optional): its result must come in this time, from the delivery on, whether the
+                trainer has taken the task or not. None: no limit.
             train_task_name (str): the task for which `flare.is_train()` holds.
             evaluate_task_name (str): the task for which `flare.is_evaluate()` holds.
             submit_model_task_name (str): the task for which `flare.is_submit_model()` holds.
-            train_with_evaluation (bool): the result of a train task must carry metrics.
+            train_with_evaluation (bool): tells the script that train results are to have metrics; nvflare's Lightning
+                callback sends its validation metrics only then, and fails without a validation.
             memory_gc_rounds (int): collect garbage in the trainer every so many rounds; 0: never.
             cuda_empty_cache (bool): also empty the CUDA cache then.
             attach_timeout (float, optional): attach: how long a task waits for a trainer. None: no limit.
@@ -181,22 +181,10 @@ class ClientAPIExecutor(Executor):
         result = backend.execute(task_name, shareable, fl_ctx, abort_signal)
         if not isinstance(result, Shareable):
             raise TrainerError(f"the result must be a Shareable, but is {type(result)}")
-        if task_name == self._train_task_name:
-            self._check_metrics(result)
         if current_round is not None:
             result.set_header(AppConstants.CURRENT_ROUND, current_round)
         analytics.flush(abort_signal)
         return result
-
-    def _check_metrics(self, result: Shareable) -> None:
-        # In in_process nvflare has never asked for it: its PyTorch executor tells every script to evaluate.
-        if not self._train_with_evaluation or self._execution_mode == ExecutionMode.IN_PROCESS:
-            return
-        if result.get_return_code() != ReturnCode.OK:
-            return
-        dxo = from_shareable(result)
-        if dxo.data_kind != DataKind.METRICS and not dxo.get_meta_prop(MetaKey.INITIAL_METRICS):
-            raise TrainerError("train_with_evaluation is set, but the script sent a model without metrics")
 
     @contextmanager
     def _next_turn(self, abort_signal: Signal):

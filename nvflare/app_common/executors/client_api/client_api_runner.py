@@ -59,7 +59,8 @@ _FORMATS = {
     FrameworkType.RAW: ExchangeFormat.RAW,
 }
 
-# As nvflare's in-process executors for them: the script is asked for metrics, and none are required.
+# As nvflare's in-process executors for them: the script is asked for metrics, which its Lightning callback sends only
+# then; none are required.
 _EVALUATING = (FrameworkType.PYTORCH, FrameworkType.TENSORFLOW)
 _LEGACY_EXECUTORS = (ClientAPILauncherExecutor, InProcessClientAPIExecutor)
 _OWN_PIPE = 'the executor has its own way to the script; in execution_mode "attach" a component client_api_pipe'
@@ -103,9 +104,8 @@ class ClientAPIRunner:
             framework (FrameworkType): whose parameters the script sees: the job's `params_exchange_format`.
             server_expected_format (ExchangeFormat): the format of the server's parameters.
             params_transfer_type (TransferType): FULL, or DIFF: the script sends a full model, the difference travels.
-            **executor_args: any other argument of ClientAPIExecutor, such as launch_once or result_wait_timeout. In
-                in_process train_with_evaluation is true for PyTorch and TensorFlow if it is not set, as with nvflare's
-                executors; no metrics are required by that.
+            **executor_args: any other argument of ClientAPIExecutor, such as launch_once or result_wait_timeout.
+                Unset, train_with_evaluation is true for PyTorch and TensorFlow; no metrics are required by that.
 
         Raises:
             ValueError: names the argument, its value and what is allowed.
@@ -115,7 +115,7 @@ class ClientAPIRunner:
         self._client_config = _checked_formats(framework, server_expected_format, params_transfer_type)
         self._script = _checked_script(script, execution_mode)
         own_args = self._script_arguments(script_args, execution_mode, command)
-        if execution_mode == ExecutionMode.IN_PROCESS and framework in _EVALUATING:
+        if framework in _EVALUATING:
             executor_args.setdefault("train_with_evaluation", True)
         for name in own_args.keys() & executor_args.keys():
             raise ValueError(f"{name} is not to be set: script and script_args say it")

@@ -434,13 +434,6 @@ class TestDispatch:
             executor.execute("train", make_task(), fl_ctx, signal)
         assert signals == [signal]
 
-    @pytest.mark.parametrize("mode", SESSION_MODES)
-    @pytest.mark.parametrize("return_code", [ReturnCode.EXECUTION_EXCEPTION, ReturnCode.BAD_TASK_DATA])
-    def test_failed_result_needs_no_metrics(self, job, mode, return_code):
-        result = Shareable()
-        result.set_return_code(return_code)
-        assert self.run(job, lambda *_: result, mode=mode, train_with_evaluation=True) is result
-
 
 class TestEvents:
     def test_events_are_relayed(self, job):

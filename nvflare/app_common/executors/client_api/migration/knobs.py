@@ -109,7 +109,7 @@ KNOBS = {
         "task_wait_timeout": Knob(RENAMED, "result_wait_timeout", "seconds to the result of a task"),
         "heartbeat_interval": _kept("heartbeat_interval"),
         "heartbeat_timeout": _kept("heartbeat_timeout", "written with the old default of 300 if it was not set"),
-        "train_with_evaluation": _kept("train_with_evaluation"),
+        "train_with_evaluation": _kept("train_with_evaluation", "tells the script; its metrics are not checked"),
         "peer_read_timeout": _dropped("a task may travel as long as it moves; task_wait_timeout would limit it"),
         "last_result_transfer_timeout": _dropped(_TRANSFER),
         "submit_result_timeout": _dropped(_TRANSFER),

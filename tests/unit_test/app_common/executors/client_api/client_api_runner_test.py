@@ -102,6 +102,7 @@ class TestExport:
             script="train.py",
             execution_mode="external_process",
             command="torchrun --nproc_per_node=2",
+            framework=NUMPY,
             launch_once=False,
         )
         config, names = exported(runner)

@@ -47,7 +47,6 @@ def errors_in(caplog):
 class TestInProcess(BackendContract):
     RETURNED = "returned"
     EXITED = {0: "sys.exit(0)", 3: "sys.exit(3)"}
-    NEEDS_METRICS = False
 
     def executor(self, job, script, **arguments):
         return in_process(job, script, **arguments)
