@@ -86,7 +86,7 @@ class ResultConverter(ParamsConverter):
             try:
                 made[name] = look(name, value)
             except Unsendable as e:
-                raise ValueError(f"parameter {name!r} {e}") from e
+                raise ValueError(f"parameter {name!r} {e}") from e.__cause__
         if look is _look_at_tensor and made and not any(map(_is_tensor, made.values())):
             raise ValueError(
                 f"no parameter is a torch tensor, so that all would be left out, {reprlib.repr(list(made))}: such need "
