@@ -59,6 +59,7 @@ def site_cell(job_cell):
 class TestAttach(BackendContract):
     RETURNED = "it returned"
     EXITED = {0: "it exited with 0", 3: "it exited with 3"}
+    TIMES = (*BackendContract.TIMES, "attach_timeout", "heartbeat_interval", "heartbeat_timeout")
 
     @pytest.fixture(autouse=True)
     def use_trainers(self, trainers):

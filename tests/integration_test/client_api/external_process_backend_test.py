@@ -59,6 +59,14 @@ def site_cell(job_cell, no_process_left):
 class TestExternalProcess(BackendContract):
     RETURNED = "exit code 0"
     EXITED = {0: "exit code 0", 3: "exit code 3"}
+    TIMES = (
+        *BackendContract.TIMES,
+        "launch_timeout",
+        "shutdown_timeout",
+        "stop_grace_period",
+        "heartbeat_interval",
+        "heartbeat_timeout",
+    )
 
     def executor(self, job, script, **arguments):
         return external(f"custom/{job.script(script)}", **arguments)

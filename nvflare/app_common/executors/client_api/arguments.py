@@ -19,7 +19,6 @@ job is built or its configuration is read. Only what a site alone can know, whet
 start of the job.
 """
 
-import math
 import shlex
 from typing import Callable, Iterable, NamedTuple, Optional
 
@@ -32,6 +31,8 @@ class ExecutionMode:
 
 ALL_EXECUTION_MODES = (ExecutionMode.IN_PROCESS, ExecutionMode.EXTERNAL_PROCESS, ExecutionMode.ATTACH)
 _SESSION_MODES = (ExecutionMode.EXTERNAL_PROCESS, ExecutionMode.ATTACH)
+# 31 years. Python's locks count to 292 of them, and a few such times are added up.
+MAX_SECONDS = 10**9
 
 
 def _text(value) -> str:
@@ -73,15 +74,14 @@ def _count(value) -> int:
 
 
 def _seconds(positive: bool, optional: bool) -> Callable:
-    allowed = ("a finite number of seconds, more than 0" if positive else "a finite number of seconds, 0 or more") + (
-        ", or None" if optional else ""
-    )
+    lowest = "more than 0" if positive else "0 or more"
+    allowed = f"a finite number of seconds, {lowest}, at most {MAX_SECONDS}" + (", or None" if optional else "")
 
     def check(value):
         if value is None and optional:
             return None
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or value < 0 or (positive and value == 0):
+        if not is_number or not 0 <= value <= MAX_SECONDS or (positive and value == 0):
             raise ValueError(allowed)
         return value
 

@@ -92,16 +92,19 @@ def wait_for(
         workspace: the site's workspace folder, or a folder with the workspaces of several sites.
         job: the job's id; default: any.
         site: the site's name; default: any.
-        timeout: seconds; default: no limit.
+        timeout: seconds, 0 or more; default: no limit.
 
     Returns:
         The path for `flare.init(config_file=...)`, which is to be called soon.
 
     Raises:
+        ValueError: the timeout is no such number.
         NobodyToAttachTo: the time is up.
         RendezvousRefused: the time is up, and what was found must not be used; the text says why.
     """
     global _claim
+    if timeout is not None and not timeout >= 0:  # as NaN is not
+        raise ValueError(f"timeout must be a number of seconds, 0 or more, or None, but is {timeout!r}")
     _give_up_claim("the trainer has gone on to another job")
     _claim = _wait(lambda: _claim_any(workspace, job, site), f"a job in {workspace}", timeout)
     _turns[_claim.path.parent] = time.monotonic()
@@ -280,6 +283,13 @@ def pause_after(in_vain: int, seconds: float) -> float:
     return max(0.0, min(FIRST_PAUSE * 2 ** min(in_vain, 10), MAX_PAUSE) - seconds)
 
 
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not seconds >= 0:  # as NaN is not
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, 0 or more, but is {text!r}")
+    return seconds
+
+
 def _parse(argv: Optional[List[str]]):
     parser = argparse.ArgumentParser(
         prog="python -m nvflare.app_common.executors.client_api.attach",
@@ -289,7 +299,9 @@ def _parse(argv: Optional[List[str]]):
     parser.add_argument("--workspace", required=True, help="the site's workspace folder, or one above it")
     parser.add_argument("--job", help="attach to this job only (its id)")
     parser.add_argument("--site", help="attach to this site only (its name)")
-    parser.add_argument("--wait", type=float, help="give up when there is no job in so many seconds (default: never)")
+    parser.add_argument(
+        "--wait", type=_seconds, help="give up when there is no job in so many seconds (default: never)"
+    )
     parser.add_argument("--follow", action="store_true", help="serve one job after another")
     parser.add_argument("script", nargs=argparse.REMAINDER, help="-- script.py and its arguments")
     args = parser.parse_args(argv)

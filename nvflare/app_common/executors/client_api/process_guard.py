@@ -35,6 +35,7 @@ from collections import namedtuple
 
 TAG_NAME = "NVFLARE_TRAINER_TAG"
 KILL_LIMIT = 1.5  # seconds in which SIGKILLed processes are expected to vanish
+MAX_POLL = 1_000_000  # seconds: poll() counts milliseconds in 31 bits
 RESCAN_INTERVAL = 0.05  # seconds: catches what was forked during a scan, and kernels without pidfd
 LIFELINE = 0
 PR_SET_PDEATHSIG = 1
@@ -262,8 +263,8 @@ class Guard:
         for fd in handlers:
             poller.register(fd, select.POLLIN)
         while self._reap():
-            timeout = None if self.deadline is None else max(0.0, self.deadline - time.monotonic()) * 1000 + 1
-            for fd, _ in poller.poll(timeout):
+            rest = None if self.deadline is None else min(max(0.0, self.deadline - time.monotonic()), MAX_POLL)
+            for fd, _ in poller.poll(None if rest is None else rest * 1000 + 1):
                 if not handlers[fd](fd):
                     poller.unregister(fd)
             if self.deadline is not None and time.monotonic() >= self.deadline:

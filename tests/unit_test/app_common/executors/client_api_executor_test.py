@@ -96,7 +96,7 @@ GOOD = {
 
 NOT_A_TEXT = [7, True, b"train.py", ["train.py"]]
 UNBALANCED = ["train 'it", 'train "it', "train\\"]
-NOT_SECONDS = ["5", True, [5], -1, -0.1, math.nan, math.inf, -math.inf]
+NOT_SECONDS = ["5", True, [5], -1, -0.1, math.nan, math.inf, -math.inf, 1e10, 10**400]
 NOT_A_FLAG = [None, 2, "yes", "", [True]]
 NOT_A_NAME = [None, "", "  ", 7, True]
 

@@ -27,6 +27,7 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.executors.client_api.arguments import MAX_SECONDS
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from tests.unit_test.app_common.executors.job_harness import (
     JobHarness,
@@ -104,6 +105,8 @@ class BackendContract:
     # How the cause tells that the script returned, or called sys.exit with a code.
     RETURNED: str
     EXITED: dict
+    # The arguments that are seconds.
+    TIMES = ("task_wait_timeout", "result_wait_timeout")
 
     def executor(self, job: JobHarness, script: str, **arguments) -> ClientAPIExecutor:
         """An executor of this mode that runs the script (a text)."""
@@ -433,6 +436,16 @@ class BackendContract:
         job.gate("in_task")
         self.start(job, GATED_TRAIN, task_wait_timeout=60.0, result_wait_timeout=0.5)
         assert_failed(job.execute("train", make_task()), "0.5 s (result_wait_timeout)")
+
+    def test_longest_times(self, job):
+        """Whatever counts them keeps them."""
+        times = dict.fromkeys(self.TIMES, MAX_SECONDS)
+        if "heartbeat_interval" in times:
+            times["heartbeat_interval"] -= 1
+        self.start(job, TRAIN, **times)
+        for _ in range(2):
+            model_of(job.execute("train", make_task()))
+        job.end()
 
     def test_abort_in_mid_task_and_the_next_task(self, job):
         in_task, go_on = job.gate("in_task"), job.gate("go_on")

@@ -22,6 +22,7 @@ import uuid
 import pytest
 
 from nvflare.app_common.executors.client_api import process_guard
+from nvflare.app_common.executors.client_api.arguments import MAX_SECONDS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -120,10 +121,11 @@ def test_end_of_the_lifeline_ends_the_tree(start_guard, tag):
     assert reports[2][1] == str(int(signal.SIGKILL))
 
 
-def test_an_earlier_deadline_wins(start_guard):
+@pytest.mark.parametrize("grace", [1000, MAX_SECONDS])
+def test_an_earlier_deadline_wins(start_guard, grace):
     guard = start_guard(LIMIT, "sh", "-c", "trap '' TERM; while :; do sleep 1000; done")
     guard.next_report()
-    guard.process.stdin.write(b"stop 1000\n")
+    guard.process.stdin.write(f"stop {grace}\n".encode())
     assert guard.next_report()[0] == "term"
     guard.process.stdin.write(b"stop 0\n")
     assert guard.next_report()[0] == "kill"
