@@ -317,6 +317,39 @@ class TestRealUse:
         notebook.type('flare.send(flare.FLModel(params={"w": model.params["w"] + 1}))')
         assert_works(second)
 
+    def test_command_that_calls_flare_is_told_what_to_do(self, job, processes, tmp_path):
+        script = """
+            import subprocess
+            import sys
+            import nvflare.client as flare
+            flare.init()
+            model = flare.receive()
+            code = "import nvflare.client as flare; flare.init()"
+            child = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+            flare.send(flare.FLModel(params=model.params, meta={"stderr": child.stderr}))
+        """
+        job.start(attached())
+        processes(*attach_command(tmp_path, job.script(script)), cwd=job.custom_dir)
+        told = model_of(job.execute("train", make_task())).meta["stderr"]
+        assert f"start them by torchrun ... -m {RUNNER}" in told
+
+    def test_claim_ends_with_its_process_and_not_with_that_ones_children(self, job, processes):
+        script = f"""
+            import os
+            from nvflare.app_common.executors.client_api import attach
+            attach.wait_for({workspace(job)!r}, timeout={LIMIT})
+            if os.fork():
+                os._exit(0)
+            print("lives", flush=True)
+            input()
+        """
+        job.start(attached())
+        child = processes(sys.executable, "-c", textwrap.dedent(script))
+        child.output.wait_for("lives")
+        processes(*attach_command(workspace(job), job.custom_dir / job.script(TRAIN)))
+        assert (model_of(job.execute("train", make_task())).params["w"] == 1).all()
+        child.type("")
+
     def test_scheduler_starts_it_later_elsewhere_and_in_another_environment(self, job, site_log, processes, tmp_path):
         job.start(attached())
         (record,) = site_log.find("to start one: ")

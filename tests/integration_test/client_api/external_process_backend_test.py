@@ -129,6 +129,29 @@ class TestWork:
         assert set(CoreCell.ALL_CELLS) == cells
 
     @pytest.mark.parametrize("launch_once", [True, False])
+    def test_forked_child_has_no_connection(self, job, launch_once):
+        script = """
+            import multiprocessing
+            import os
+            import nvflare.client as flare
+
+            def sockets():
+                links = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+                return [link for link in links if "socket:" in link]
+
+            flare.init()
+            while flare.is_running():
+                model = flare.receive()
+                with multiprocessing.get_context("fork").Pool(1) as pool:
+                    meta = {"child": pool.apply(sockets), "trainer": sockets()}
+                flare.send(flare.FLModel(params=model.params, meta=meta))
+        """
+        start(job, script, launch_once=launch_once)
+        for _ in range(2):
+            meta = model_of(job.execute("train", make_task())).meta
+            assert meta["trainer"] and not meta["child"]
+
+    @pytest.mark.parametrize("launch_once", [True, False])
     def test_code_after_send_runs_to_its_end(self, job, launch_once):
         script = """
             from pathlib import Path

@@ -49,6 +49,25 @@ def test_no_backend_is_loaded_before_the_job_starts(run_python):
     )
 
 
+# The helpers of spawned and fork server's workers live as long as the process of the job.
+def test_all_kinds_of_pools_of_an_in_process_script(tmp_path, run_python):
+    run_python(
+        f"""
+        from pathlib import Path
+        from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
+        from tests.unit_test.app_common.executors.client_api.backend_contract import PARENT, WAYS, do_all_ways
+        from tests.unit_test.app_common.executors.job_harness import JobHarness
+
+        job = JobHarness(Path({str(tmp_path / "workspace")!r}), "job", None)
+        try:
+            job.start(ClientAPIExecutor("in_process", task_script_path=job.script(PARENT)))
+            do_all_ways(job, WAYS)
+        finally:
+            job.close()
+        """
+    )
+
+
 def test_tensor_in_a_job_of_arrays_is_named(run_python):
     pytest.importorskip("torch")
     output = run_python(

@@ -26,7 +26,6 @@ Exit codes: 0 the job or the script ended well, 1 the script failed, 2 wrong usa
 
 import argparse
 import os
-import runpy
 import signal
 import sys
 import threading
@@ -38,6 +37,7 @@ from typing import List, Optional
 import nvflare.client.api as client_api
 from nvflare.app_common.executors.client_api.backend_spec import clip_cause
 from nvflare.app_common.executors.client_api.handshake import HandshakeError
+from nvflare.app_common.executors.client_api.owner_process import no_init_in_commands, run_as_main
 from nvflare.app_common.executors.client_api.rendezvous import (
     RENDEZVOUS_FILE,
     Claim,
@@ -58,6 +58,12 @@ LOOK_INTERVAL = 0.2
 PROGRESS_INTERVAL = 10.0
 # Seconds from the start of a script to its next one (--follow), doubled with each run that was in vain; the most.
 FIRST_PAUSE, MAX_PAUSE = 1.0, 60.0
+
+# The error in a process that an attached script starts.
+_NOT_IN_COMMANDS = (
+    "attach: only the process that is attached can call flare.init(), not one that its script starts; to attach all "
+    "ranks of a distributed training, start them by torchrun ... -m nvflare.app_common.executors.client_api.attach"
+)
 
 
 class ExitCode(IntEnum):
@@ -184,7 +190,8 @@ def _run_script(script: str, args: List[str], config_file: str) -> int:
     sys.argv, sys.path[0] = [script, *args], os.path.dirname(os.path.abspath(script))
     code, how = ExitCode.FAILED, "it returned"
     try:
-        runpy.run_path(script, run_name="__main__")
+        with no_init_in_commands(api_context.ClientAPIType.EX_PROCESS_API, _NOT_IN_COMMANDS):
+            run_as_main(script)
         code = ExitCode.ENDED
     except HandshakeError as e:
         _say(str(e))
@@ -215,7 +222,38 @@ def _run_script(script: str, args: List[str], config_file: str) -> int:
 def _end_well_on_sigterm() -> None:
     """Has SIGTERM, by which schedulers stop a trainer, end the script in a way that the job hears of."""
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.TERMINATED))
+        signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(*_) -> None:
+    sys.exit(ExitCode.TERMINATED)
+
+
+_mask_before_fork = threading.local()
+
+
+def _hold_sigterm() -> None:
+    # A signal that comes to a forked child before it has the handler that it should have would be lost.
+    is_ours = signal.getsignal(signal.SIGTERM) is _terminate
+    _mask_before_fork.value = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM} if is_ours else ())
+
+
+def _release_sigterm() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _mask_before_fork.value)
+
+
+def _let_go() -> None:
+    """Runs in each forked child: the claim is the parent's, and whoever terminates a worker wants no script to end."""
+    global _claim
+    if _claim:
+        _claim.close()
+        _claim = None
+    if signal.getsignal(signal.SIGTERM) is _terminate:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _release_sigterm()
+
+
+os.register_at_fork(before=_hold_sigterm, after_in_parent=_release_sigterm, after_in_child=_let_go)
 
 
 def _leave(reason: str) -> bool:

@@ -21,7 +21,6 @@ wait is on its condition, and whoever changes something notifies.
 
 import builtins
 import os
-import runpy
 import shlex
 import sys
 import threading
@@ -38,10 +37,12 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.executors.client_api.backend_spec import wait_until
+from nvflare.app_common.executors.client_api.owner_process import OwnerProcess, no_init_in_commands, run_as_main
 from nvflare.app_common.executors.client_api.result_converter import ResultConverter
 from nvflare.app_common.executors.client_api.sendable import record_fields
 from nvflare.app_common.executors.task_script_runner import TaskScriptRunner, log_print
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
+from nvflare.client.api_context import ClientAPIType
 from nvflare.client.api_spec import CLIENT_API_KEY
 from nvflare.client.config import ClientConfig, ConfigKey
 from nvflare.client.converter_utils import create_default_params_converters
@@ -60,6 +61,12 @@ from nvflare.security.logging import secure_format_traceback
 TRACEBACK_LINES = 20
 
 _NO_RESULT = object()  # None may be published, too, and fails the task
+
+# The error in a process that the script starts.
+_NOT_IN_COMMANDS = (
+    "in_process: only the process of the job itself can call flare.init(), not one that the script starts; for that "
+    'set execution_mode="external_process"'
+)
 
 # Threads of scripts that ignored the end of their job. flare finds its API by a global, so that they would train, and
 # answer, for the next job in this process.
@@ -142,6 +149,7 @@ class InProcessTrainerAPI(InProcessClientAPI):
         self.data_bus.subscribe([TOPIC_GLOBAL_RESULT], self._on_task)
         self.data_bus.subscribe([TOPIC_ABORT, TOPIC_STOP], self._on_stop)
         self.event_manager = _ResultPublisher(self.data_bus, self._to_server_format)
+        self.owner = OwnerProcess()
         self.script_threads = set()  # threads that have used this API
         self._exchange = exchange
         self._converter_context = FLContext()
@@ -244,7 +252,7 @@ class ScriptRunner(TaskScriptRunner):
         return [self.script_full_path] + shlex.split(self.script_args)
 
     def redirect(self) -> None:
-        """Gives the process the script's sys.argv, a print() that logs, and an eye on dying threads."""
+        """Gives the process the script's sys.argv, a print() that logs, an eye on dying threads, word for commands."""
         for owner, name, value in (
             (sys, "argv", self.get_sys_argv()),
             (builtins, "print", _logging_print(builtins.print)),
@@ -252,6 +260,7 @@ class ScriptRunner(TaskScriptRunner):
         ):
             self._changes.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, value)
+        self._changes.enter_context(no_init_in_commands(ClientAPIType.IN_PROCESS_API, _NOT_IN_COMMANDS))
 
     def restore(self) -> None:
         self._changes.close()
@@ -263,9 +272,7 @@ class ScriptRunner(TaskScriptRunner):
     def run(self) -> None:
         """Runs the script on the caller's thread; returns when it, and every thread of it that used flare, ended."""
         try:
-            runpy.run_path(self.script_full_path, run_name="__main__")
-            for thread in self._api.script_threads - {threading.current_thread()}:
-                thread.join()
+            run_as_main(self.script_full_path, before_end=self._join_threads)
             self._end(f"{self.name} returned{self._thread_failure}", failed=bool(self._thread_failure))
         except SystemExit as e:
             line = self._line_of(e.__traceback__)
@@ -276,14 +283,18 @@ class ScriptRunner(TaskScriptRunner):
         finally:
             self.restore()
 
+    def _join_threads(self) -> None:
+        for thread in self._api.script_threads - {threading.current_thread()}:
+            thread.join()
+
     def _end(self, how: str, failed: bool = True) -> None:
         self.has_failed = self.has_failed or failed
         self._exchange.end_script(how)
 
     def _on_thread_died(self, default_hook: Callable, args) -> None:
         default_hook(args)
-        if self._line_of(args.exc_traceback) is None:
-            return  # no thread of the script
+        if self._line_of(args.exc_traceback) is None or not self._api.owner.is_here:
+            return  # no thread of the script, or one of a child that it has forked
         try:
             raise args.exc_value
         except BaseException as e:

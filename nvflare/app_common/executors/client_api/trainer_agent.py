@@ -33,6 +33,7 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo
 from nvflare.app_common.executors.client_api import transfer
+from nvflare.app_common.executors.client_api.owner_process import OwnerProcess
 from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
 from nvflare.app_common.executors.client_api.result_converter import ResultConverter
 from nvflare.app_common.executors.client_api.sendable import record_fields
@@ -87,6 +88,7 @@ class TrainerAgent(FlareAgentWithFLModel):
         to_nvflare = ResultConverter(kwargs.pop("to_nvflare_converter", None))
         super().__init__(pipe=pipe, to_nvflare_converter=to_nvflare, **{**kwargs, "heartbeat_timeout": 0})
         self.pipe_handler = TrainerPipeHandler(pipe, pipe.heartbeat_interval, pipe.heartbeat_timeout)
+        self._owner = OwnerProcess()
         self.is_job_lost = False  # the session has ended, and not because the job said so
         self._metrics = _MetricsSender(pipe)
 
@@ -121,7 +123,12 @@ class TrainerAgent(FlareAgentWithFLModel):
         pipe_handler.stop(close_pipe=False)
 
     def stop(self, reason: str = "the trainer has left") -> None:
-        """Sends what was logged and leaves the session, with a reason that the job gets to read. Idempotent."""
+        """Sends what was logged and leaves the session, with a reason that the job gets to read. Idempotent.
+
+        Does nothing in a forked child, which has the hook that calls this at the exit, and the parent's connection.
+        """
+        if not self._owner.is_here:
+            return
         self._metrics.close()
         if self.pipe.is_attached and not self.asked_to_stop:
             # Nobody watches this process: without a word the job would notice only by the missing heartbeats.

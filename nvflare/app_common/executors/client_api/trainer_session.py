@@ -256,7 +256,8 @@ class TrainerSession(TaskExchanger):
             if self.trainer == claim and self.pipe.peer_fqcn == sender:
                 return ""  # the answer was lost, and the trainer asks again
             if self.trainer:
-                return f"process {self.trainer.get('pid')} on {self.trainer.get('host')} has joined this session"
+                joined = f"process {self.trainer.get('pid')} on {self.trainer.get('host')} has joined this session"
+                return f"{joined}; others of the same trainer are ranks: RANK, or the rank of flare.init(), is not 0"
             if self.state != SessionState.WAITING:
                 return f"the session is {self.state.value}"
             self.joined_at = time.monotonic()

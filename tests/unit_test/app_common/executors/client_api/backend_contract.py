@@ -18,6 +18,8 @@ Scripts here use nothing but the Client API and files beside them, so that they 
 """
 
 import weakref
+from pathlib import Path
+from typing import Iterable
 
 import numpy as np
 import pytest
@@ -29,6 +31,7 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.executors.client_api.arguments import MAX_SECONDS
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
+from tests.unit_test.app_common.executors.client_api.parent_script import WAYS
 from tests.unit_test.app_common.executors.job_harness import (
     JobHarness,
     assert_failed,
@@ -99,6 +102,16 @@ def fateful_script(phase: str, statement: str) -> str:
     return FATEFUL.format(**{name: statement if name == phase else "pass" for name in PHASES})
 
 
+PARENT = Path(__file__).with_name("parent_script.py").read_text()
+
+
+def do_all_ways(job: JobHarness, ways: Iterable[str]) -> None:
+    """Has the script PARENT do one task with children of each way."""
+    for number, way in enumerate(ways):
+        model = model_of(job.execute("train", make_task(current_round=number)))
+        assert model.meta["way"] == way and (model.params["w"] == 1).all()
+
+
 class BackendContract:
     """The contract suite. A subclass is a test class of one execution mode."""
 
@@ -114,6 +127,17 @@ class BackendContract:
 
     def start(self, job: JobHarness, script: str, **arguments) -> JobHarness:
         return job.start(self.executor(job, script, **arguments))
+
+    # Processes that the script starts
+
+    WAYS = list(WAYS)
+
+    @pytest.mark.watchdog(180)
+    def test_script_with_children(self, job):
+        self.start(job, PARENT)
+        do_all_ways(job, self.WAYS)
+        job.end()
+        job.collect_garbage()  # the script's: pools whose workers have failed
 
     # Tasks
 

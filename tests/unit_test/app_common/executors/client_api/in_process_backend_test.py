@@ -16,6 +16,7 @@
 
 import builtins
 import logging
+import os
 import sys
 import threading
 
@@ -27,6 +28,7 @@ from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from tests.unit_test.app_common.executors.client_api.backend_contract import (
     GATED_TRAIN,
     TRAIN,
+    WAYS,
     BackendContract,
     fateful_script,
 )
@@ -47,6 +49,8 @@ def errors_in(caplog):
 class TestInProcess(BackendContract):
     RETURNED = "returned"
     EXITED = {0: "sys.exit(0)", 3: "sys.exit(3)"}
+    # The others leave helpers to the process of the job, here that of the tests; see fresh_interpreter_test.py.
+    WAYS = [way for way in WAYS if "spawn" not in way and "server" not in way]
 
     def executor(self, job, script, **arguments):
         return in_process(job, script, **arguments)
@@ -65,6 +69,32 @@ class TestInProcess(BackendContract):
         self.start(job, script)
         for _ in range(2):
             assert_failed(job.execute("train", make_task()), "the result must be a Shareable, but is")
+
+
+class TestCommandOfAScript:
+    # As Lightning's ddp starts the ranks of a script.
+    def test_it_is_told_that_it_cannot_call_flare(self, job):
+        script = """
+            import os
+            import subprocess
+            import sys
+            import nvflare.client as flare
+
+            command = [sys.executable, __file__]
+            if "LOCAL_RANK" not in os.environ:
+                env = dict(os.environ, LOCAL_RANK="1")
+                child = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            flare.init()
+            model = flare.receive()
+            flare.send(flare.FLModel(params=model.params, meta={"code": child.returncode, "output": child.stdout}))
+        """
+        before = dict(os.environ)
+        job.start(in_process(job, script))
+        child = model_of(job.execute("train", make_task())).meta
+        assert child["code"] == 1
+        assert 'set execution_mode="external_process"' in child["output"]
+        job.end()
+        assert os.environ == before
 
 
 class TestTheEndOfAScript:
