@@ -25,7 +25,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
-from typing import Callable, Optional
+from typing import Optional
 
 from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE
 from nvflare.apis.dxo import DXO
@@ -83,9 +83,9 @@ class ClientAPIExecutor(Executor):
     ):
         """Initializes the executor and checks every argument.
 
-        An argument that is set away from its default in a mode that ignores it is an error. Parameter formats are not
-        set here but by the job's client config keys `params_exchange_format`, `server_expected_format` and
-        `params_transfer_type`. All times are in seconds.
+        An argument that is set away from its default in a mode that ignores it is an error; all times are in seconds.
+        Parameter formats are set by keys of the job's client config: `params_exchange_format`, `server_expected_format`
+        and `params_transfer_type`.
 
         Args:
             execution_mode (str): "in_process", "external_process" or "attach".
@@ -93,22 +93,17 @@ class ClientAPIExecutor(Executor):
             task_script_path (str, optional): in_process: the .py file to run, absolute or in the app's custom folder.
             task_script_args (str): in_process: the script's arguments; split into words like a shell command.
             launch_once (bool): external_process: one trainer for the whole job, or a new one per task.
-            launch_timeout (float, optional): external_process: launch to handshake. None: no limit while the process
-                lives.
-            shutdown_timeout (float, optional): external_process: time for a natural exit after an orderly end. None:
-                30.
+            launch_timeout (float, optional): external_process: launch to handshake. None: while the process lives.
+            shutdown_timeout (float, optional): external_process: for a natural exit after an orderly end. None: 30.
             stop_grace_period (float): external_process: from SIGTERM to SIGKILL.
             heartbeat_interval (float): external_process, attach: between two heartbeats of the session.
-            heartbeat_timeout (float): external_process, attach: a session that is silent for longer is lost. 0 switches
-                the check off, in external_process only.
-            task_wait_timeout (float, optional): the trainer must take a task in this time. None: no limit.
-            result_wait_timeout (float, optional): its result must come in this time, from the delivery on, whether the
-                trainer has taken the task or not. None: no limit.
+            heartbeat_timeout (float): external_process, attach: silence that is looked into. 0, not in attach: none is.
+            task_wait_timeout (float, optional): from the delivery of a task until the trainer has it. None: no limit.
+            result_wait_timeout (float, optional): from the delivery of a task to its result. None: no limit.
             train_task_name (str): the task for which `flare.is_train()` holds.
             evaluate_task_name (str): the task for which `flare.is_evaluate()` holds.
             submit_model_task_name (str): the task for which `flare.is_submit_model()` holds.
-            train_with_evaluation (bool): tells the script that train results are to have metrics; nvflare's Lightning
-                callback sends its validation metrics only then, and fails without a validation.
+            train_with_evaluation (bool): tells the script that train results are to have metrics.
             memory_gc_rounds (int): collect garbage in the trainer every so many rounds; 0: never.
             cuda_empty_cache (bool): also empty the CUDA cache then.
             attach_timeout (float, optional): attach: how long a task waits for a trainer. None: no limit.
@@ -227,11 +222,6 @@ class ClientAPIExecutor(Executor):
         except Exception:  # of an engine that fires no events
             self.logger.error(f"{cause}\n{secure_format_traceback()}")
 
-    def _tell_of_lost_parent(self, fl_ctx: FLContext) -> None:
-        cause = self._parent_watch.find_fatal_loss(fl_ctx) if self._parent_watch else ""
-        if cause:
-            self.fail_job(cause, fl_ctx)
-
     def fail_job(self, cause: str, fl_ctx: FLContext) -> None:
         """Ends the job at the server, where no reply of this site's would."""
         cause = clip_cause(cause)
@@ -239,7 +229,8 @@ class ClientAPIExecutor(Executor):
         self.fire_fed_event(EventType.FATAL_SYSTEM_ERROR, Shareable({"cause": cause}), fl_ctx)
 
     def _check_alone(self, fl_ctx: FLContext) -> None:
-        executors = _values(lambda: fl_ctx.get_prop(FLContextKey.RUNNER).task_router.task_table)
+        table = getattr(getattr(fl_ctx.get_prop(FLContextKey.RUNNER), "task_router", None), "task_table", None)
+        executors = table.values() if isinstance(table, dict) else ()  # a unit test's runner may be anything
         modes = {id(e): e._execution_mode for e in executors if isinstance(e, ClientAPIExecutor)}
         if list(modes.values()).count(self._execution_mode) > 1:
             # They would write the same file for flare.init(), and the scripts take one another's tasks.
@@ -260,8 +251,8 @@ class ClientAPIExecutor(Executor):
         try:
             if self._analytics:
                 self._analytics.handle_event(event_type, fl_ctx)
-            if event_type == EventType.ABOUT_TO_END_RUN:
-                self._tell_of_lost_parent(fl_ctx)
+            if event_type == EventType.ABOUT_TO_END_RUN and self._parent_watch:
+                self._parent_watch.tell_of_loss(self, fl_ctx)
             if self._backend:
                 if event_type == InfoCollector.EVENT_TYPE_GET_STATS:
                     self._report_stats(fl_ctx)
@@ -293,13 +284,11 @@ class ClientAPIExecutor(Executor):
             analytics.submit(record)
 
     def _create_analytics(self, fl_ctx: FLContext) -> AnalyticsRelay:
-        audience = find_audience(_values(lambda: fl_ctx.get_engine().get_all_components()))
+        audience = find_audience(fl_ctx.get_engine())
         # In in_process nothing leaves the site that the job does not convert, as with nvflare's own executor.
         is_sent = self._execution_mode != ExecutionMode.IN_PROCESS and not audience.is_converted
         warning = "" if is_sent or audience.is_heard else UNHEARD
-        analytics = AnalyticsRelay(partial(self._fire_record, fl_ctx.get_engine(), is_sent), warning)
-        analytics.hold()
-        return analytics
+        return AnalyticsRelay(partial(self._fire_record, fl_ctx.get_engine(), is_sent), warning, is_held=True)
 
     def _fire_record(self, engine, is_sent: bool, record: DXO) -> None:
         with engine.new_context() as fl_ctx:
@@ -354,14 +343,6 @@ class ClientAPIExecutor(Executor):
         from nvflare.app_common.executors.client_api.attach_backend import AttachBackend
 
         return AttachBackend()
-
-
-def _values(get_table: Callable[[], dict]) -> list:
-    """Returns the values of a table of the job's; none where a job has no such table, as in a unit test."""
-    try:
-        return list(get_table().values())
-    except (AttributeError, TypeError):
-        return []
 
 
 _DEFAULTS = {name: p.default for name, p in inspect.signature(ClientAPIExecutor.__init__).parameters.items()}

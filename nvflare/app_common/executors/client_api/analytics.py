@@ -26,7 +26,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from typing import Callable, Iterable, NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE
 from nvflare.apis.dxo import DXO
@@ -73,9 +73,10 @@ class Audience(NamedTuple):
     is_heard: bool  # somebody may listen
 
 
-def find_audience(components: Iterable) -> Audience:
-    """Tells who of a job's components gets the site's own analytics events."""
-    components = list(components)
+def find_audience(engine) -> Audience:
+    """Tells who of a job's components gets the site's own analytics events; the engine of a unit test knows of none."""
+    components = getattr(engine, "get_all_components", dict)()
+    components = components.values() if isinstance(components, dict) else ()
     is_converted = any(isinstance(c, ConvertToFedEvent) and _listens(c.events_to_convert) for c in components)
     return Audience(is_converted, is_converted or any(_may_listen(c) for c in components))
 
@@ -94,12 +95,13 @@ def _listens(events) -> bool:
 class AnalyticsRelay:
     """An ordered queue of log records with one delivering thread."""
 
-    def __init__(self, fire: Callable[[DXO], None], warning: str = ""):
+    def __init__(self, fire: Callable[[DXO], None], warning: str = "", is_held: bool = False):
         """Initializes the relay; no thread is started yet.
 
         Args:
             fire: turns one record into analytics events; called on the relay's thread.
             warning: logged with the first record.
+            is_held: keep what is logged until `release`, or `flush`: who has not started to listen would miss it.
         """
         self.logger = get_obj_logger(self)
         self.sent = 0  # acknowledged by the server
@@ -111,7 +113,7 @@ class AnalyticsRelay:
         self._changed = threading.Condition()
         self._records = deque()  # the record at the left is in the thread's hands
         self._closed = False
-        self._is_held = False
+        self._is_held = is_held
         self._thread: Optional[threading.Thread] = None
 
     def submit(self, record: DXO) -> None:
@@ -175,10 +177,6 @@ class AnalyticsRelay:
     def claim(self, event_data: Shareable) -> None:
         """Marks the data of an event, so that a federated event with it is sent from here and not by FedEventRunner."""
         event_data.set_header(FedEventHeader.DIRECTION, self._direction)
-
-    def hold(self) -> None:
-        """Keeps what is logged until `release`, or `flush`: listeners that have not started would miss it."""
-        self._is_held = True
 
     def release(self) -> None:
         with self._changed:

@@ -21,6 +21,7 @@ of it without a word to its jobs, which then wait for this site for ever.
 
 import os
 
+from nvflare.apis.executor import Executor
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey, job_from_meta
@@ -31,16 +32,14 @@ class ParentWatch:
         """Remembers who the parent is."""
         self._parent = os.getppid()
 
-    def find_fatal_loss(self, fl_ctx: FLContext) -> str:
-        """Tells why the job cannot go on without this site, whose parent process is gone; empty if that is not so.
+    def tell_of_loss(self, executor: Executor, fl_ctx: FLContext) -> None:
+        """Has the executor fail the job if it cannot go on without this site, whose parent process is gone.
 
         A job that can do without the site is left to its workflow, as after any other loss.
         """
-        if os.getppid() == self._parent:
-            return ""
-        site = fl_ctx.get_identity_name()
-        meta = fl_ctx.get_prop(FLContextKey.JOB_META) or {}
-        return f"the parent process of this job at {site} is gone" if _is_needed(site, meta) else ""
+        site, meta = fl_ctx.get_identity_name(), fl_ctx.get_prop(FLContextKey.JOB_META) or {}
+        if os.getppid() != self._parent and _is_needed(site, meta):
+            executor.fail_job(f"the parent process of this job at {site} is gone", fl_ctx)
 
 
 def _is_needed(site: str, meta: dict) -> bool:
