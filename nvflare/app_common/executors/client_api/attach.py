@@ -51,6 +51,7 @@ from nvflare.app_common.executors.client_api.rendezvous import (
 from nvflare.client import api_context
 from nvflare.client.api_spec import CLIENT_API_TYPE_KEY
 from nvflare.fuel.utils.config_service import ConfigService
+from nvflare.security.logging import secure_format_traceback
 
 # Seconds between two looks at the workspace: it may be on a shared file system, which tells nobody of new files.
 LOOK_INTERVAL = 0.2
@@ -207,8 +208,8 @@ def _run_script(script: str, args: List[str], config_file: str) -> int:
         elif isinstance(e.code, str):
             print(e.code, file=sys.stderr)
     except BaseException as e:  # the script's failure is told to the job, Ctrl-C included
-        how = traceback.format_exc()
-        print(how, file=sys.stderr)
+        how = secure_format_traceback()
+        traceback.print_exc()
         if isinstance(e, KeyboardInterrupt):
             code = ExitCode.INTERRUPTED
     finally:

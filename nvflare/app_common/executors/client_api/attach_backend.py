@@ -54,6 +54,7 @@ from nvflare.app_common.executors.client_api.trainer_session import SessionState
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.log_utils import get_obj_logger
 from nvflare.fuel.utils.pipe.pipe import Pipe
+from nvflare.security.logging import secure_format_exception
 
 # The job's component that takes the place of the cellnet between job and trainer.
 PIPE_COMPONENT = "client_api_pipe"
@@ -237,7 +238,8 @@ class AttachBackend(ClientAPIBackendSpec):
         try:
             self._open_session()
         except Exception as e:  # the top of a thread
-            self._give_up(f"no new rendezvous can be opened: {e}")
+            reason = str(e) if isinstance(e, TrainerError) else secure_format_exception(e)
+            self._give_up(f"no new rendezvous can be opened: {reason}")
 
     def _give_up(self, fault: str) -> None:
         """Has all tasks fail with this cause from now on."""

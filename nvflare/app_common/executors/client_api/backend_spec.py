@@ -32,6 +32,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
+from nvflare.security.logging import SECURE_LOGGING_VAR_NAME, is_secure
 
 # Header of a failure reply: why the task failed, as a text of at most MAX_CAUSE_BYTES.
 FAILURE_CAUSE_HEADER = "client_api_failure_cause"
@@ -138,6 +139,14 @@ def soonest_limit(**seconds: Optional[float]) -> WaitLimit:
     """Returns the one of several arguments, by their names, that is over first."""
     limits = [WaitLimit(value, name) for name, value in seconds.items() if value is not None]
     return min(limits, default=WaitLimit(None, ""))
+
+
+def told_by_script(text: str) -> str:
+    """Returns what a script says, its output or an exception in it, as far as that may leave the site.
+
+    A cause does: it goes to the server in replies and events, and with the site's error log.
+    """
+    return f"(kept at the site: {SECURE_LOGGING_VAR_NAME})" if text and is_secure() else text
 
 
 def clip_cause(text: str) -> str:

@@ -40,6 +40,7 @@ from nvflare.app_common.executors.client_api.backend_spec import (
     ClientAPIBackendSpec,
     TaskAborted,
     TrainerError,
+    told_by_script,
 )
 from nvflare.app_common.executors.client_api.bootstrap import (
     client_config,
@@ -291,4 +292,5 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
 
 
 def _indented(output: str) -> str:
-    return "; its last output:" + "".join(f"\n  {line}" for line in output.splitlines()) if output else ""
+    lines = told_by_script(output).splitlines()
+    return "; its last output:" + "".join(f"\n  {line}" for line in lines) if lines else ""

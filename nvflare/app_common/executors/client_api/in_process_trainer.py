@@ -36,7 +36,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo
 from nvflare.app_common.abstract.fl_model import FLModel
-from nvflare.app_common.executors.client_api.backend_spec import wait_until
+from nvflare.app_common.executors.client_api.backend_spec import told_by_script, wait_until
 from nvflare.app_common.executors.client_api.owner_process import OwnerProcess, no_init_in_commands, run_as_main
 from nvflare.app_common.executors.client_api.result_converter import ResultConverter
 from nvflare.app_common.executors.client_api.sendable import record_fields
@@ -276,7 +276,7 @@ class ScriptRunner(TaskScriptRunner):
             self._end(f"{self.name} returned{self._thread_failure}", failed=bool(self._thread_failure))
         except SystemExit as e:
             line = self._line_of(e.__traceback__)
-            code = "" if e.code is None else repr(e.code)
+            code = "" if e.code is None else repr(e.code) if isinstance(e.code, int) else told_by_script(repr(e.code))
             self._end(f"{self.name} called sys.exit({code}) at line {line}", failed=bool(e.code))
         except BaseException as e:  # a script may raise KeyboardInterrupt, too; it ends the script and nothing else
             self._end(f"{self.name} {self._describe(e)}")

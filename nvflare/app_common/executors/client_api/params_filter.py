@@ -30,6 +30,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.params_converter import ParamsConverter
 from nvflare.app_common.executors.client_api.formats import register_tensors
+from nvflare.security.logging import secure_format_exception
 
 
 class ParamsConverterFilter(Filter):
@@ -84,7 +85,7 @@ class ParamsConverterFilter(Filter):
         except Exception as e:
             # The framework logs the exception that this one comes from, traceback and all.
             what = f"{type(converter).__name__} (component {self._converter_id!r}) cannot convert task {task_name!r}"
-            raise ValueError(f"{what}: {type(e).__name__}: {e}") from e
+            raise ValueError(f"{what}: {secure_format_exception(e)}") from e
         _expect_tensors()
         return shareable
 

@@ -40,6 +40,7 @@ from enum import Enum
 from typing import Callable, List, Mapping, NamedTuple, Optional, Sequence
 
 from nvflare.app_common.executors.client_api import process_guard
+from nvflare.app_common.executors.client_api.backend_spec import told_by_script
 from nvflare.app_common.executors.client_api.output_lines import OutputLines
 
 logger = logging.getLogger(__name__)
@@ -307,7 +308,7 @@ class OwnedTree:
         with self._changed:
             self._guard.stdin.close()
             if self.status is ProcessStatus.STARTING:
-                text = f"the process guard of {self._command[0][0]!r} failed: {self.output.tail()}"
+                text = f"the process guard of {self._command[0][0]!r} failed: {told_by_script(self.output.tail())}"
                 self.error = self.error or TrainerLaunchError(text)
                 self._move(ProcessStatus.STOPPED, str(self.error))
         self._guard.stdout.close()

@@ -20,6 +20,7 @@ an OutputLines; the lines that pass its bounds go to the site's log at the level
 protocol is known here: whoever stops the trainer has told it to end.
 """
 
+import logging
 import os
 import shlex
 import threading
@@ -31,6 +32,7 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.launcher import Launcher, LauncherRunStatus
 from nvflare.app_common.executors.client_api.output_lines import level_of, without_level
 from nvflare.app_common.executors.client_api.process_tree import OwnedTree, ProcessStatus
+from nvflare.security.logging import is_secure
 from nvflare.utils.job_launcher_utils import add_custom_dir_to_path
 
 _RUN_STATUS = {
@@ -125,7 +127,9 @@ class TrainerProcess(Launcher):
         self.stop_task("", fl_ctx, Signal())
 
     def _handle_line(self, line: str) -> None:
-        self.logger.log(level_of(line), "%s", without_level(line))
+        # The lines of an error log may go to the server.
+        level = min(level_of(line), logging.INFO) if is_secure() else level_of(line)
+        self.logger.log(level, "%s", without_level(line))
 
 
 def launch_environment(fl_ctx: FLContext) -> Dict[str, str]:

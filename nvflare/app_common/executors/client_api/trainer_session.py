@@ -30,7 +30,7 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.backend_spec import TrainerError, soonest_limit, wait_until
+from nvflare.app_common.executors.client_api.backend_spec import TrainerError, soonest_limit, told_by_script, wait_until
 from nvflare.app_common.executors.client_api.handshake import Handshake, HandshakeError, pack, unpack, without_proof
 from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
 from nvflare.app_common.executors.client_api.trainer_pipe import DELIVERED, TASK, MessageRefused, TrainerPipe
@@ -161,7 +161,7 @@ class TrainerSession(TaskExchanger):
         try:
             was_sent = self.pipe.send(request, limit.seconds, abort_signal)
         except MessageRefused as e:
-            raise TrainerError(f"the trainer cannot take the task: {e}") from e
+            raise TrainerError(f"the trainer cannot take the task: {told_by_script(str(e))}") from e
         self._traffic.count_task(request.data, time.monotonic() - start)
         if not was_sent and not abort_signal.triggered:
             with self._changed:
@@ -285,8 +285,10 @@ class TrainerSession(TaskExchanger):
                 self._changed.notify_all()
 
     def _handle_status(self, msg: Message) -> None:
-        self.pipe.gone.trigger(str(msg.data))  # a task may still be on its way
-        self._move(SessionState.LOST, "the trainer is gone", cause=str(msg.data))
+        # All but the end of the process, which this side has seen, are the trainer's own words.
+        cause = str(msg.data) if msg.topic == Topic.PEER_GONE else told_by_script(str(msg.data))
+        self.pipe.gone.trigger(cause)  # a task may still be on its way
+        self._move(SessionState.LOST, "the trainer is gone", cause=cause)
 
     # State
 

@@ -17,6 +17,7 @@
 Scripts here use nothing but the Client API and files beside them, so that they run in a thread or in a process alike.
 """
 
+import logging
 import weakref
 from pathlib import Path
 from typing import Iterable
@@ -31,6 +32,7 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.executors.client_api.arguments import MAX_SECONDS
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
+from nvflare.security.logging import SECURE_LOGGING_VAR_NAME
 from tests.unit_test.app_common.executors.client_api.parent_script import WAYS
 from tests.unit_test.app_common.executors.job_harness import (
     JobHarness,
@@ -383,6 +385,16 @@ class BackendContract:
         statement, texts = FATES[fate]
         self.start(job, fateful_script(phase, statement))
         assert_failed(job.execute("train", make_task()), "script.py", *texts)
+
+    @pytest.mark.parametrize("statement", ["raise RuntimeError(words)", "sys.exit(words)"])
+    def test_what_a_script_says_stays_at_the_site_if_logging_is_secure(self, job, site_log, monkeypatch, statement):
+        monkeypatch.setenv(SECURE_LOGGING_VAR_NAME, "true")
+        say = "words = '-'.join(['patient', '17']); print('ERROR:root:' + words, flush=True); "
+        self.start(job, fateful_script("before_send", say + statement))
+        cause = assert_failed(job.execute("train", make_task()))
+        assert "patient-17" not in cause and "patient-17" not in str(job.stats())
+        told = [record for record in site_log.find("patient-17") if record.levelno >= logging.ERROR]
+        assert told == []
 
     @pytest.mark.parametrize("phase", PHASES[:3])
     def test_script_that_returns_fails_the_task_with_the_cause(self, job, phase):
