@@ -58,7 +58,8 @@ from nvflare.client.constants import CLIENT_API_CONFIG
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.log_utils import get_obj_logger
 
-DEFAULT_SHUTDOWN_TIMEOUT = 30.0
+# Limits of the backend; none can be set.
+
 # So many trainers in a row that ended without a result end the job.
 MAX_FAILURES = 3
 # CPU seconds that a tree must have used in a heartbeat timeout to count as alive.
@@ -81,10 +82,9 @@ class _Trainer:
             fl_ctx.get_workspace().get_app_config_dir(fl_ctx.get_job_id()), CLIENT_API_CONFIG
         )
         self._pipe_args = session_pipe_args(context, pass_through.of_results, fl_ctx)
-        limit = context.shutdown_timeout
         self.launcher = TrainerProcess(
             context.command,
-            DEFAULT_SHUTDOWN_TIMEOUT if limit is None else limit,
+            context.shutdown_timeout,
             context.stop_grace_period,
             self._handle_exit,
             self._bootstrap,

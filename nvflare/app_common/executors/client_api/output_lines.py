@@ -21,11 +21,14 @@ import logging
 import re
 from typing import List, Optional
 
-MAX_LINE_BYTES = 8192
-TAIL_LINES, TAIL_BYTES = 50, 3072
-LOG_RATE = 128 * 1024  # bytes per second
-LOG_BURST = 4 * LOG_RATE  # bytes
-LINE_COST = 100  # bytes that a log line costs beside its text
+from nvflare.app_common.executors.client_api.process_guard import (
+    LINE_COST,
+    LOG_BURST,
+    LOG_RATE,
+    MAX_LINE_BYTES,
+    TAIL_BYTES,
+    TAIL_LINES,
+)
 
 _LEVELS = {name: getattr(logging, name) for name in ("DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL", "FATAL")}
 _LEVELS.update({name[0]: level for name, level in _LEVELS.items() if name != "CRITICAL"})  # glog's letters

@@ -42,13 +42,9 @@ from typing import Callable, List, Mapping, NamedTuple, Optional, Sequence
 from nvflare.app_common.executors.client_api import process_guard
 from nvflare.app_common.executors.client_api.backend_spec import told_by_script
 from nvflare.app_common.executors.client_api.output_lines import OutputLines
+from nvflare.app_common.executors.client_api.process_guard import DRAIN_READS, GUARD_LIMIT, LAUNCH_LIMIT, READ_BYTES
 
 logger = logging.getLogger(__name__)
-
-LAUNCH_LIMIT = 60.0  # seconds from the start of the guard to that of the command: tens of ms, or a thrashing machine
-GUARD_LIMIT = 2 * process_guard.KILL_LIMIT  # seconds after the grace period before a guard counts as deaf
-READ_BYTES = 65536  # as much as a pipe holds
-DRAIN_READS = 16  # reads at an exit: more than a pipe holds, and an end to it while a descendant floods
 
 
 class TrainerLaunchError(RuntimeError):

@@ -31,6 +31,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.launcher import Launcher, LauncherRunStatus
 from nvflare.app_common.executors.client_api.output_lines import level_of, without_level
+from nvflare.app_common.executors.client_api.process_guard import SHUTDOWN_TIMEOUT, STOP_GRACE_PERIOD
 from nvflare.app_common.executors.client_api.process_tree import OwnedTree, ProcessStatus
 from nvflare.security.logging import is_secure
 from nvflare.utils.job_launcher_utils import add_custom_dir_to_path
@@ -58,8 +59,8 @@ class TrainerProcess(Launcher):
     def __init__(
         self,
         command: str,
-        shutdown_timeout: float = 30.0,
-        stop_grace_period: float = 30.0,
+        shutdown_timeout: Optional[float] = None,
+        stop_grace_period: float = STOP_GRACE_PERIOD,
         on_exit: Optional[Callable[[str], None]] = None,
         left_file: str = "",
     ):
@@ -67,7 +68,7 @@ class TrainerProcess(Launcher):
 
         Args:
             command (str): the command line, split by split_command().
-            shutdown_timeout (float): seconds that stop_task() gives the command to exit by itself.
+            shutdown_timeout (float): seconds that stop_task() gives the command to exit by itself; None: 30.
             stop_grace_period (float): seconds from SIGTERM, or from the death of this process, to SIGKILL.
             on_exit (Callable[[str], None]): receives the tree's exit_text() once per launch, when the command has ended
                 for whatever reason, stop_task() included; all that it wrote is in the tree's output by then. Runs on
@@ -78,7 +79,7 @@ class TrainerProcess(Launcher):
         self.command = command
         self.shutdown_timeout = shutdown_timeout
         self.stop_grace_period = stop_grace_period
-        self.on_exit = on_exit or (lambda text: None)
+        self.on_exit = on_exit
         self.left_file = left_file
         self.tree: Optional[OwnedTree] = None  # of the last launch
         self._turn = threading.Lock()  # held while a tree is started or stopped
@@ -100,7 +101,7 @@ class TrainerProcess(Launcher):
                 self.get_app_dir(fl_ctx),
                 self.stop_grace_period,
                 self._handle_line,
-                self.on_exit,
+                self._handle_exit,
                 self.left_file,
             )
             self.tree.start(launch_environment(fl_ctx))
@@ -110,7 +111,8 @@ class TrainerProcess(Launcher):
         """Ends the tree; see OwnedTree.stop. A command that is not aborted gets its time to exit by itself."""
         with self._turn:
             if self.tree:
-                self.tree.stop(0.0 if abort_signal.triggered else self.shutdown_timeout, self.stop_grace_period)
+                limit = SHUTDOWN_TIMEOUT if self.shutdown_timeout is None else self.shutdown_timeout
+                self.tree.stop(0.0 if abort_signal.triggered else limit, self.stop_grace_period)
 
     def check_run_status(self, task_name: str, fl_ctx: FLContext) -> str:
         status = self.tree.status if self.tree else ProcessStatus.STOPPED
@@ -130,6 +132,10 @@ class TrainerProcess(Launcher):
         # The lines of an error log may go to the server.
         level = min(level_of(line), logging.INFO) if is_secure() else level_of(line)
         self.logger.log(level, "%s", without_level(line))
+
+    def _handle_exit(self, text: str) -> None:
+        if self.on_exit:
+            self.on_exit(text)
 
 
 def launch_environment(fl_ctx: FLContext) -> Dict[str, str]:
