@@ -32,6 +32,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.executors.client_api.outside_text import readable
 from nvflare.security.logging import SECURE_LOGGING_VAR_NAME, is_secure
 
 # Header of a failure reply: why the task failed, as a text of at most MAX_CAUSE_BYTES.
@@ -150,9 +151,14 @@ def told_by_script(text: str) -> str:
 
 
 def clip_cause(text: str) -> str:
-    """Cuts a cause to MAX_CAUSE_BYTES of UTF-8, keeping its first line and as much of its end as fits."""
-    # Replaced, because a script's output may hold what cannot be encoded, and a reply with that could not be sent.
-    data = text.encode(errors="replace")
+    """Cuts a cause to MAX_CAUSE_BYTES of UTF-8, keeping its first line and as much of its end as fits.
+
+    It becomes readable (see there), and no further line of it begins where a log's own lines do.
+    """
+    text = readable(text)
+    if any(line[:1].strip() for line in text.split("\n")[1:]):
+        text = text.replace("\n", "\n  ")
+    data = text.encode()
     if len(data) > MAX_CAUSE_BYTES:
         head = data.partition(b"\n")[0][: MAX_CAUSE_BYTES // 2] + b"\n[...]\n"
         data = head + data[len(head) - MAX_CAUSE_BYTES :]

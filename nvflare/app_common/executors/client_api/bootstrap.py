@@ -23,6 +23,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext, TrainerError
 from nvflare.app_common.executors.client_api.formats import job_formats
 from nvflare.app_common.executors.client_api.handshake import new_session_keys
+from nvflare.app_common.executors.client_api.log_lines import site_levels
 from nvflare.app_common.executors.client_api.trainer_pipe import CHANNEL, TrainerPipe
 from nvflare.app_common.utils.export_utils import update_export_props
 from nvflare.client.config import ConfigKey
@@ -99,7 +100,12 @@ def with_pipe(config: dict, pipe_class: type, arguments: dict) -> dict:
         ConfigKey.PIPE_CHANNEL_NAME: CHANNEL,
         ConfigKey.PIPE: {
             ConfigKey.CLASS_NAME: TRAINER_END,
-            ConfigKey.ARG: {"end_class": path, "mode": Mode.ACTIVE.value, **arguments},
+            ConfigKey.ARG: {
+                "end_class": path,
+                "log_levels": site_levels(),
+                "mode": Mode.ACTIVE.value,
+                **arguments,
+            },
         },
     }
     return {**config, ConfigKey.TASK_EXCHANGE: exchange}

@@ -12,16 +12,16 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Makes log lines of a trainer's output: bounded in memory and rate, with the level that a line itself announces.
+"""Makes log lines of a trainer's output: bounded in memory and rate, and of text that cannot pass for another line.
 
 Nothing here reads or logs: bytes and the time go in, lines come out.
 """
 
-import logging
-import re
 from typing import List, Optional
 
+from nvflare.app_common.executors.client_api.outside_text import readable
 from nvflare.app_common.executors.client_api.process_guard import (
+    BRACKET_COST,
     LINE_COST,
     LOG_BURST,
     LOG_RATE,
@@ -29,27 +29,6 @@ from nvflare.app_common.executors.client_api.process_guard import (
     TAIL_BYTES,
     TAIL_LINES,
 )
-
-_LEVELS = {name: getattr(logging, name) for name in ("DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL", "FATAL")}
-_LEVELS.update({name[0]: level for name, level in _LEVELS.items() if name != "CRITICAL"})  # glog's letters
-_NAMES = "|".join(name for name in _LEVELS if len(name) > 1)
-_LEVEL_PATTERN = re.compile(
-    r"\[?\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d[.,\d]*Z?\]?[\s-]*(?:\S+ - ){0,2}?"  # time, perhaps a name or two, level
-    rf"\[?(?P<after_time>{_NAMES})\b|\[?(?P<first>{_NAMES})(?::|\]| - )|(?P<glog>[DIWEF])\d{{4}} \d\d:\d\d:\d\d"
-)
-_LEVEL_PREFIX = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL):")  # which the log shows once more
-_ANSI_COLOR = re.compile(r"\x1b\[[\d;]*m")
-
-
-def level_of(line: str) -> int:
-    """Returns the logging level that a line of output announces in one of the common formats, else logging.INFO."""
-    match = _LEVEL_PATTERN.match(_ANSI_COLOR.sub("", line))
-    return _LEVELS[match[match.lastgroup]] if match else logging.INFO
-
-
-def without_level(line: str) -> str:
-    """Returns the line without a leading "LEVEL:", which the log that takes it shows once more."""
-    return _LEVEL_PREFIX.sub("", line, count=1)
 
 
 class OutputLines:
@@ -84,11 +63,11 @@ class OutputLines:
     def flush(self) -> List[str]:
         """Returns what is left to log when the output has ended."""
         rest, self._rest = self._rest, b""
-        return self._take_notice() + ([rest.decode(errors="replace")] if rest else [])
+        return self._take_notice() + ([_text(rest)] if rest else [])
 
     def tail(self) -> str:
         """Returns the last lines, logged or not, at most TAIL_LINES and TAIL_BYTES."""
-        lines = self._tail.decode(errors="replace").splitlines()
+        lines = [readable(line) for line in self._tail.decode(errors="replace").splitlines()]
         return "\n".join([line for line in lines if line.strip()][-TAIL_LINES:])
 
     def _split(self, data: bytes) -> List[str]:
@@ -104,8 +83,8 @@ class OutputLines:
                 if self._budget <= 0:
                     self._count_dropped(1, len(piece))
                     continue
-                self._budget -= len(piece) + LINE_COST
-                logged.append(piece.decode(errors="replace"))
+                self._budget -= len(piece) + LINE_COST + len(piece) * piece.count(b"[") // BRACKET_COST
+                logged.append(_text(piece))
         return logged
 
     def _drop(self, data: bytes) -> None:
@@ -121,3 +100,7 @@ class OutputLines:
         lines, size = self._dropped_lines, self._dropped_bytes
         self._dropped_lines = self._dropped_bytes = 0
         return [f"... {lines} lines dropped ({size} bytes): more output than the log takes"] if size else []
+
+
+def _text(line: bytes) -> str:
+    return readable(line.decode(errors="replace"))

@@ -55,6 +55,8 @@ MAX_LINE_BYTES = 8192
 LOG_RATE = 128 * 1024
 LOG_BURST = 4 * LOG_RATE
 LINE_COST = 100
+# nvflare's formatters look from each bracket through the rest of its line: so many bytes of that cost one of text.
+BRACKET_COST = 32
 # Of output that is kept for the cause of a failure, which has 4 KB in all.
 TAIL_LINES, TAIL_BYTES = 50, 3072
 

@@ -19,20 +19,19 @@ one place in nvflare 2.8 where a trainer can be made event-driven: `trainer_end`
 trainer's process only. Log records are sent in batches by a thread of their own, which exists once there is one.
 """
 
-import logging
-import sys
 import threading
 import time
 import weakref
 from collections import deque
 from contextlib import suppress
-from typing import List, Optional
+from typing import Dict, List, Optional
 
 from nvflare.apis.dxo import DXO
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo
 from nvflare.app_common.executors.client_api import transfer
+from nvflare.app_common.executors.client_api.log_lines import log_to_output
 from nvflare.app_common.executors.client_api.owner_process import OwnerProcess
 from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
 from nvflare.app_common.executors.client_api.result_converter import ResultConverter
@@ -54,11 +53,8 @@ METRICS_FLUSH_TIMEOUT = 30.0
 # Seconds that a trainer which leaves waits for the job to take note.
 GOODBYE_TIMEOUT = 1.0
 
-# The job's side reads the level off each line, and adds the time.
-LOG_FORMAT = "%(levelname)s:%(name)s:%(message)s"
 
-
-def trainer_end(end_class: str, **arguments) -> Pipe:
+def trainer_end(end_class: str, log_levels: Optional[Dict[str, int]] = None, **arguments) -> Pipe:
     """Returns the trainer's end of the pipe; what the bootstrap file gives `flare.init()` for the pipe's class.
 
     It also has `flare.init()` use TrainerAgent in this process, which waits for events where nvflare's agent polls, and
@@ -68,6 +64,7 @@ def trainer_end(end_class: str, **arguments) -> Pipe:
 
     Args:
         end_class: path of the pipe's class.
+        log_levels: what of the script's logging the site takes, see `log_to_output`.
         arguments: of that class.
     """
     import nvflare.client.ex_process.api as api
@@ -75,6 +72,7 @@ def trainer_end(end_class: str, **arguments) -> Pipe:
     for name, ours in (("FlareAgentWithFLModel", TrainerAgent), ("create_analytic_dxo", create_record)):
         if hasattr(api, name):
             setattr(api, name, ours)
+    log_to_output(log_levels or {}, told=(__name__, transfer.__name__))
     return load_class(end_class)(**arguments)
 
 
@@ -98,7 +96,6 @@ class TrainerAgent(FlareAgentWithFLModel):
         Raises:
             HandshakeError: the job cannot be reached or does not take this trainer.
         """
-        _log_to_output()
         load_only_tcp_driver(self.pipe.root_url)
         self.pipe.open()
         try:
@@ -258,20 +255,3 @@ class _MetricsSender:
                 return all(self._send([record]) for record in batch)
             self.logger.error(f"a log record was dropped: {secure_format_exception(e)}")
             return True
-
-
-def _log_to_output() -> None:
-    """Sends what the script logs to its output, from where it gets into the site's log once, with its level.
-
-    A script that has set up its own logging keeps it.
-    """
-    root = logging.getLogger()
-    if not root.handlers:
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter(LOG_FORMAT))
-        root.addHandler(handler)
-        root.setLevel(logging.INFO)
-        # nvflare tells of every connection, callback and array; of it all, what these modules tell is the user's.
-        logging.getLogger("nvflare").setLevel(logging.WARNING)
-        for module in (__name__, transfer.__name__):
-            logging.getLogger(module).setLevel(logging.INFO)

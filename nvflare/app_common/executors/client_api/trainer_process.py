@@ -16,7 +16,7 @@
 
 external_process drives it through Launcher's own methods, and so may attach (component `client_api_launcher`) or any
 launcher-based executor of nvflare's. Each launch makes an OwnedTree (process_tree.py), whose thread feeds the output to
-an OutputLines; the lines that pass its bounds go to the site's log at the level that the line itself announces. No
+an OutputLines; the lines that pass its bounds go to the site's log (see log_lines.py). No
 protocol is known here: whoever stops the trainer has told it to end.
 """
 
@@ -30,7 +30,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.launcher import Launcher, LauncherRunStatus
-from nvflare.app_common.executors.client_api.output_lines import level_of, without_level
+from nvflare.app_common.executors.client_api.log_lines import log_line
 from nvflare.app_common.executors.client_api.process_guard import SHUTDOWN_TIMEOUT, STOP_GRACE_PERIOD
 from nvflare.app_common.executors.client_api.process_tree import OwnedTree, ProcessStatus
 from nvflare.security.logging import is_secure
@@ -130,8 +130,7 @@ class TrainerProcess(Launcher):
 
     def _handle_line(self, line: str) -> None:
         # The lines of an error log may go to the server.
-        level = min(level_of(line), logging.INFO) if is_secure() else level_of(line)
-        self.logger.log(level, "%s", without_level(line))
+        log_line(line, self.logger, highest=logging.INFO if is_secure() else logging.CRITICAL)
 
     def _handle_exit(self, text: str) -> None:
         if self.on_exit:

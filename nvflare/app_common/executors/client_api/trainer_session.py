@@ -30,8 +30,21 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.backend_spec import TrainerError, soonest_limit, told_by_script, wait_until
-from nvflare.app_common.executors.client_api.handshake import Handshake, HandshakeError, pack, unpack, without_proof
+from nvflare.app_common.executors.client_api.backend_spec import (
+    TrainerError,
+    clip_cause,
+    soonest_limit,
+    told_by_script,
+    wait_until,
+)
+from nvflare.app_common.executors.client_api.handshake import (
+    Handshake,
+    HandshakeError,
+    pack,
+    printable,
+    unpack,
+    without_proof,
+)
 from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
 from nvflare.app_common.executors.client_api.trainer_pipe import DELIVERED, TASK, MessageRefused, TrainerPipe
 from nvflare.app_common.executors.client_api.transfer import Traffic
@@ -263,7 +276,7 @@ class TrainerSession(TaskExchanger):
             self.joined_at = time.monotonic()
             self.trainer = claim
             self.pipe.bind(sender, handshake.key(hello))
-        self._move(SessionState.READY, f"process {claim['pid']} on {claim['host']} has joined")
+        self._move(SessionState.READY, f"process {claim['pid']} on {printable(claim['host'])} has joined")
         return ""
 
     def _handle_metrics(self, records: list) -> None:
@@ -286,7 +299,7 @@ class TrainerSession(TaskExchanger):
 
     def _handle_status(self, msg: Message) -> None:
         # All but the end of the process, which this side has seen, are the trainer's own words.
-        cause = str(msg.data) if msg.topic == Topic.PEER_GONE else told_by_script(str(msg.data))
+        cause = str(msg.data) if msg.topic == Topic.PEER_GONE else clip_cause(told_by_script(str(msg.data)))
         self.pipe.gone.trigger(cause)  # a task may still be on its way
         self._move(SessionState.LOST, "the trainer is gone", cause=cause)
 

@@ -39,7 +39,6 @@ from nvflare.app_common.executors.client_api.output_lines import (
     TAIL_BYTES,
     TAIL_LINES,
     OutputLines,
-    level_of,
 )
 from nvflare.app_common.executors.client_api.process_guard import read_process
 from nvflare.app_common.executors.client_api.process_tree import (
@@ -434,10 +433,10 @@ class TestOutput:
         assert trainer.await_exit() == "exit code 3"
 
     def test_goes_to_the_log_with_its_level(self, trainer):
-        trainer.run("say=ERROR:root:bad", "say=hello")
+        trainer.run("say=ERROR:bad", "say=hello")
         trainer.await_exit()
         levels = {record.getMessage(): record.levelno for record in (trainer.lines.get(timeout=LIMIT) for _ in "12")}
-        assert (levels["root:bad"], levels["hello"]) == (logging.ERROR, logging.INFO)
+        assert (levels["bad"], levels["hello"]) == (logging.ERROR, logging.INFO)
 
 
 class TestOutputLines:
@@ -447,6 +446,20 @@ class TestOutputLines:
         assert output.feed(b"o\n\nthree", 0.0) == ["two"]
         assert output.flush() == ["three"]
         assert output.flush() == []
+
+    def test_no_line_passes_for_another(self):
+        output = OutputLines()
+        outside = "\x1b[2J\x1b]0;title\x07a\x85b\u2028c\u202ed\x1b[31mred\x1b[0m\x08\x00\te\N{SNOWMAN}\n"
+        logged = "a\\x85b\\u2028c\\u202edred\\x08\\x00\te\N{SNOWMAN}"
+        assert output.feed(outside.encode(), 0.0) == [logged]
+        assert output.feed(b"\x1b\x0c rest", 0.0) == []
+        assert output.tail().splitlines()[-2:] == ["\\x1b", " rest"], "a form feed ends a line of the tail"
+        assert output.flush() == ["\\x1b\\x0c rest"]
+
+    def test_brackets_cost_what_the_log_takes_for_them(self):
+        output = OutputLines(rate=1000.0, burst=10_000.0)
+        assert len(output.feed((b"[" * 2000 + b"\n") * 3, 0.0)) == 1
+        assert output.is_dropping
 
     def test_long_lines_are_cut(self):
         output = OutputLines()
@@ -473,29 +486,6 @@ class TestOutputLines:
         output = OutputLines()
         output.feed(b"".join(b"%d\n" % i for i in range(1000)), 0.0)
         assert output.tail().splitlines() == [str(i) for i in range(1000 - TAIL_LINES, 1000)]
-
-
-@pytest.mark.parametrize(
-    "line, level",
-    [
-        ("2026-01-01 12:00:00,123 - Trainer - ERROR - bad", logging.ERROR),
-        ("2026-01-01 12:00:00,123 - a.b - WARNING - [job] - odd", logging.WARNING),
-        ("\x1b[31m2026-01-01 12:00:00,123 - Trainer - CRITICAL - bad\x1b[0m", logging.CRITICAL),
-        ("[2026-01-01 12:00:00,123] [DEBUG] [engine.py:1] step", logging.DEBUG),
-        ("2026-01-01T12:00:00.5Z WARN slow", logging.WARNING),
-        ("ERROR:root:bad", logging.ERROR),
-        ("[WARNING] odd", logging.WARNING),
-        ("CRITICAL - bad", logging.CRITICAL),
-        ("W0101 12:00:00.123456 99 api.py:7] odd", logging.WARNING),
-        ("2026-01-01 12:00:00,123 - Trainer - INFO - ERROR rate 0.1", logging.INFO),
-        ("ERROR rate 0.1", logging.INFO),
-        ("INFORMATION: x", logging.INFO),
-        ("loss 0.1", logging.INFO),
-        ("", logging.INFO),
-    ],
-)
-def test_level_of(line, level):
-    assert level_of(line) == level
 
 
 @pytest.mark.parametrize(
