@@ -18,6 +18,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check -qq
 # Folders too: their times change when a file is removed.
 SOURCES := $(shell find nvflare -name __pycache__ -prune -o -print)
 LINTED := $(wildcard nvflare tests examples bench)
+LICENCE := 'Copyright (c) 20[0-9][0-9], NVIDIA CORPORATION.  All rights reserved.$$' 'Licensed under the Apache License, Version 2.0 '
 FUZZ_TESTS := $(wildcard tests/*/client_api/*fuzz_test.py tests/unit_test/app_common/executors/client_api/*fuzz_test.py)
 FEDERATION := tests/integration_test/client_api/federation
 
@@ -42,10 +43,13 @@ chaos: $(VENV)/.wheel  ## kill, stop and cut a real federation in every phase; r
 	CHAOS_REPORT="$(abspath $(CHAOS))" SOAK_ROUNDS=$(SOAK_ROUNDS) $(RUN) -m pytest $(FEDERATION) -m "chaos or not chaos" $(TEST_ARGS) || status=$$?; \
 	$(RUN) -m $(subst /,.,$(FEDERATION)).report $(CHAOS); exit $$status
 
-lint: $(VENV)/.linters  ## check format (black, isort) and style (flake8)
+lint: $(VENV)/.linters  ## check format (black, isort), style (flake8) and licence headers
 	@$(RUN) -m black --check $(LINTED)
 	@$(RUN) -m isort --check $(LINTED)
 	@$(RUN) -m flake8 $(LINTED)
+	@for line in $(LICENCE); do \
+	    ! grep -rL --include='*.py' "^# $$line" $(LINTED) | sed 's/$$/: no licence header/' | grep . || exit 1; \
+	done
 
 bench:  ## measure against the executors of nvflare 2.8 and 2.9, in environments of its own (BENCH_ARGS=--help)
 	@$(PYTHON) bench/run.py $(BENCH_ARGS)

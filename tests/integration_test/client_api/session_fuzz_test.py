@@ -17,7 +17,6 @@
 import threading
 
 import pytest
-from hypothesis import strategies as st
 
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
@@ -30,7 +29,14 @@ from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
 from tests.integration_test.client_api.raw_trainer import RawTrainer
-from tests.unit_test.app_common.executors.client_api.fuzzing import FUZZ_WATCHDOG, fuzzed, packed, spoiled, wire_data
+from tests.unit_test.app_common.executors.client_api.fuzzing import (
+    FUZZ_WATCHDOG,
+    fuzzed,
+    packed,
+    spoiled,
+    st,
+    wire_data,
+)
 from tests.unit_test.app_common.executors.job_harness import LIMIT
 
 pytestmark = FUZZ_WATCHDOG

@@ -18,7 +18,6 @@ import json
 import shutil
 
 import pytest
-from hypothesis import strategies as st
 
 from nvflare.app_common.executors.client_api.handshake import Handshake, HandshakeError, new_session_keys, unpack
 from nvflare.app_common.executors.client_api.migrate import NOT_MIGRATED, OK, main
@@ -30,7 +29,14 @@ from nvflare.app_common.executors.client_api.rendezvous import (
     describe_owner,
     find_ranks_file,
 )
-from tests.unit_test.app_common.executors.client_api.fuzzing import FUZZ_WATCHDOG, fuzzed, json_data, packed, spoiled
+from tests.unit_test.app_common.executors.client_api.fuzzing import (
+    FUZZ_WATCHDOG,
+    fuzzed,
+    json_data,
+    packed,
+    spoiled,
+    st,
+)
 from tests.unit_test.app_common.executors.client_api.migration_parts import JOBS
 
 KEYS = new_session_keys()

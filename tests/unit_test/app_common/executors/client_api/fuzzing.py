@@ -22,8 +22,9 @@ import json
 import os
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+
+hypothesis = pytest.importorskip("hypothesis")  # which NVFlare's own tests do not need
+HealthCheck, st = hypothesis.HealthCheck, hypothesis.strategies
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 0))
 # For every module of such tests.
@@ -48,8 +49,8 @@ def fuzzed(share: float = 1.0, sample: int = 100, **strategies):
     def decorate(test):
         options = {"max_examples": max(1, int(EXAMPLES * share)) if EXAMPLES else sample, "derandomize": not EXAMPLES}
         checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-        return settings(**options, deadline=None, database=None, suppress_health_check=checks)(
-            given(**strategies)(test)
+        return hypothesis.settings(**options, deadline=None, database=None, suppress_health_check=checks)(
+            hypothesis.given(**strategies)(test)
         )
 
     return decorate

@@ -26,7 +26,8 @@ from nvflare.app_common.executors.client_api.arguments import MAX_SECONDS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
-LIMIT = 10.0  # seconds that a wait for an event may take
+LIMIT = 30.0  # seconds that a wait for an event may take
+IGNORES_TERM = ("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1000; done")
 
 
 def tagged_environment(tag):
@@ -67,7 +68,7 @@ class Guard:
             argv,
             bufsize=0,
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             env=tagged_environment(tag),
             pass_fds=(child_status,),
             start_new_session=True,
@@ -81,8 +82,12 @@ class Guard:
             self.pending = os.read(self.status_fd, 4096).decode().splitlines()
         return self.pending.pop(0).split()
 
+    def wait_until_ready(self):
+        assert self.process.stdout.readline() == b"ready\n"
+
     def close(self):
         self.process.stdin.close()
+        self.process.stdout.close()
         self.process.wait(LIMIT)
         os.close(self.status_fd)
 
@@ -113,8 +118,9 @@ def test_report_of_a_failed_start(start_guard):
 
 
 def test_end_of_the_lifeline_ends_the_tree(start_guard, tag):
-    guard = start_guard(0.1, "sh", "-c", "trap '' TERM; while :; do sleep 1000; done")
+    guard = start_guard(0.1, *IGNORES_TERM)
     assert guard.next_report()[0] == "pid"
+    guard.wait_until_ready()
     guard.process.stdin.close()
     reports = [guard.next_report() for _ in range(4)]
     assert [report[0] for report in reports] == ["term", "kill", "exit", "gone"]
@@ -123,8 +129,9 @@ def test_end_of_the_lifeline_ends_the_tree(start_guard, tag):
 
 @pytest.mark.parametrize("grace", [1000, MAX_SECONDS])
 def test_an_earlier_deadline_wins(start_guard, grace):
-    guard = start_guard(LIMIT, "sh", "-c", "trap '' TERM; while :; do sleep 1000; done")
+    guard = start_guard(LIMIT, *IGNORES_TERM)
     guard.next_report()
+    guard.wait_until_ready()
     guard.process.stdin.write(f"stop {grace}\n".encode())
     assert guard.next_report()[0] == "term"
     guard.process.stdin.write(b"stop 0\n")
