@@ -15,8 +15,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -27,12 +25,10 @@ from tests.unit_test.app_common.executors.client_api.migration_parts import (
     JOBS,
     LAUNCHER,
     RELAY,
-    in_process,
     launcher_executor,
     launcher_parts,
     load,
     make_job,
-    new_executors,
 )
 
 # executor, components, keys -> what the advice says
@@ -226,84 +222,3 @@ class TestRefused:
         assert main([str(job), "--out", str(tmp_path / "new")]) == NOT_MIGRATED
         assert {path: path.read_bytes() for path in job.glob("*/config/*")} == before
         assert not (tmp_path / "new").exists() and "1 of 2 configs" in capsys.readouterr().err
-
-
-OWN = """
-from nvflare.app_common.executors.task_exchanger import TaskExchanger
-from nvflare.app_common.executors.in_process_client_api_executor import InProcessClientAPIExecutor
-print("hello from own.py")
-
-class Plain(InProcessClientAPIExecutor):
-    "Nothing but a name."
-
-class Preset(InProcessClientAPIExecutor):
-    def __init__(self, script, **kwargs):
-        super().__init__(task_script_path=script + ".py", params_transfer_type="DIFF", memory_gc_rounds=3, **kwargs)
-
-class Busy(InProcessClientAPIExecutor):
-    def execute(self, *args):
-        return super().execute(*args)
-
-class Other:
-    pass
-
-class Exchanger(TaskExchanger):
-    def __init__(self):
-        super().__init__(pipe_id="pipe")
-"""
-
-
-class TestOwnClasses:
-    """Executor classes in the app's custom folder."""
-
-    @pytest.fixture
-    def run(self, tmp_path):
-        def run(name: str, arguments: dict, module: str = OWN) -> tuple:
-            job = make_job(tmp_path, {"path": f"own.{name}", "args": arguments})
-            (job / "app" / "custom").mkdir()
-            (job / "app" / "custom" / "own.py").write_text(module)
-            # In a process of its own: nvflare's executors subscribe to the DataBus when they are constructed.
-            command = [sys.executable, "-m", "nvflare.app_common.executors.client_api.migrate", str(job), "--in-place"]
-            done = subprocess.run(command, capture_output=True, text=True)
-            assert [path.name for path in (job / "app" / "custom").iterdir()] == ["own.py"]
-            assert "Traceback" not in done.stderr and "hello" not in done.stdout
-            return done, load(job / "app" / "config" / "config_fed_client.json")
-
-        return run
-
-    def test_subclass_without_a_body(self, run):
-        done, config = run("Plain", {"task_script_path": "t.py", "train_task_name": "train"})
-        assert done.returncode == OK
-        assert new_executors(config)[0]["args"] == in_process("t.py", train_task_name="train")
-
-    def test_subclass_that_presets_arguments(self, run):
-        done, config = run("Preset", {"script": "t", "evaluate_task_name": "validate"})
-        assert done.returncode == OK
-        arguments = new_executors(config)[0]["args"]
-        assert arguments == in_process("t.py", memory_gc_rounds=3, evaluate_task_name="validate")
-        assert config["params_transfer_type"] == "DIFF"
-
-    def test_subclass_with_behaviour_is_refused(self, run):
-        done, config = run("Busy", {"task_script_path": "t.py"})
-        assert done.returncode == NOT_MIGRATED
-        assert "own.Busy has behaviour of its own (execute)" in done.stdout
-
-    def test_other_class_is_left_alone(self, run):
-        done, config = run("Other", {})
-        assert done.returncode == OK and "nothing to migrate" in done.stdout
-        assert config["executors"][0]["executor"]["path"] == "own.Other"
-
-    def test_exchanger_is_left_with_a_word_on_attach(self, run):
-        done, config = run("Exchanger", {})
-        assert done.returncode == OK and "execution_mode attach" in done.stdout
-        assert config["executors"][0]["executor"]["path"] == "own.Exchanger"
-
-    @pytest.mark.parametrize("module", ["import no_such_module", "raise SystemExit(3)", "class {"])
-    def test_module_that_cannot_be_imported(self, run, module):
-        done, _ = run("Plain", {"speed": 1}, module)
-        assert done.returncode == OK and "left alone: own.Plain cannot be imported" in done.stdout
-        assert "nothing to migrate" in done.stdout
-
-    def test_likely_executor_that_cannot_be_imported(self, run):
-        done, _ = run("Plain", {"task_script_path": "t.py"}, "import no_such_module")
-        assert done.returncode == NOT_MIGRATED and "run this where it can be imported" in done.stdout

@@ -14,20 +14,15 @@
 """The migration tool with --target 2.9: what nvflare 2.9 cannot load is not there afterwards, or the job is refused."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 from nvflare.app_common.executors.client_api.migrate import NOT_MIGRATED, OK, main
 from tests.unit_test.app_common.executors.client_api.migration_parts import (
     CELL_PIPE,
-    CORPUS,
     IN_PROCESS,
     JOBS,
-    PROJECT,
     RELAY,
     launcher_executor,
     launcher_parts,
@@ -35,7 +30,6 @@ from tests.unit_test.app_common.executors.client_api.migration_parts import (
     make_job,
 )
 
-NVFLARE_2_9 = "nvflare==2.9.0"
 EXCHANGER = "nvflare.app_common.executors.task_exchanger.TaskExchanger"
 CONVERTER = "nvflare.app_opt.pt.numpy_params_converter.NumpyToPTParamsConverter"
 SENDER = "nvflare.app_common.metrics_exchange.metrics_sender.MetricsSender"
@@ -124,81 +118,3 @@ class TestGone:
         assert main([str(job), "--in-place"]) == OK
         assert main([str(job), "--target", "2.9"]) == NOT_MIGRATED
         assert "nvflare 2.9 has no ParamsConverterFilter" in capsys.readouterr().out
-
-
-# Imports each class, and constructs each executor; what only a missing package of somebody else's prevents is no fault.
-LOAD = """
-import importlib
-import json
-import sys
-
-import nvflare
-
-assert nvflare.__file__.startswith(sys.argv[1]), nvflare.__file__
-classes, executors = json.load(sys.stdin)
-for path in classes:
-    module, _, name = path.rpartition(".")
-    try:
-        getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as e:
-        if e.name.split(".")[0] == "nvflare":
-            raise
-    except ImportError as e:
-        if "nvflare" in str(e):
-            raise
-from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
-
-for arguments in executors:
-    ClientAPIExecutor(**arguments)
-print(len(classes), len(executors))
-"""
-
-
-def class_paths(value) -> set:
-    """nvflare's classes that are named in a config, and the arguments of each ClientAPIExecutor."""
-    if isinstance(value, list):
-        return set().union(*map(class_paths, value))
-    if not isinstance(value, dict):
-        return set()
-    path = value.get("path") or value.get("class_path")
-    found = {path} if isinstance(path, str) and path.startswith("nvflare.") else set()
-    return found.union(*map(class_paths, value.values()))
-
-
-@pytest.fixture(scope="module")
-def nvflare_2_9():
-    """A folder with nvflare 2.9.0 alone, for PYTHONPATH: the packages that it needs are those of 2.8."""
-    folder = PROJECT / ".venv-2.9.0"
-    if not folder.is_dir():
-        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", f"{folder}.{os.getpid()}"]
-        done = subprocess.run([*command, NVFLARE_2_9], capture_output=True, text=True)
-        if done.returncode != 0:
-            pytest.skip(f"{NVFLARE_2_9} is not to be had: {done.stderr[-300:]}")
-        os.rename(f"{folder}.{os.getpid()}", folder)
-    return folder
-
-
-def test_all_that_is_left_loads_in_2_9(nvflare_2_9, tmp_path):
-    """Jobs of every shape, and the collection where it is at hand."""
-    sources = [path for root in (JOBS, CORPUS) if root.is_dir() for path in root.iterdir()]
-    classes, executors = set(), []
-    for source in sources:
-        job = shutil.copytree(source, tmp_path / source.name)
-        if main([str(job), "--in-place", "--target", "2.9"]) != OK:
-            continue
-        for path in job.rglob("config_fed_*"):
-            config = load(path)
-            classes |= class_paths(config)
-            for entry in config.get("executors", []):
-                if entry["executor"].get("path", "").endswith(".ClientAPIExecutor"):
-                    executors.append({k: config.get(str(v)[1:-1], v) for k, v in entry["executor"]["args"].items()})
-    assert len(executors) >= len(sources) - 3
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(nvflare_2_9)],
-        input=json.dumps([sorted(classes), executors]),
-        env={**os.environ, "PYTHONPATH": str(nvflare_2_9)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(len(classes)), str(len(executors))]
