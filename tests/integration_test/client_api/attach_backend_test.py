@@ -20,12 +20,15 @@ it.
 
 import shlex
 import signal
+from pathlib import Path
 
 import pytest
 
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.attach import ExitCode
+from nvflare.app_common.executors.client_api.rendezvous import RENDEZVOUS_FILE, ranks_file
+from nvflare.client.constants import CLIENT_API_CONFIG
 from tests.integration_test.client_api.attach_harness import (
     RUNNER,
     SHORT_LEASE,
@@ -37,7 +40,9 @@ from tests.integration_test.client_api.attach_harness import (
     stats,
     workspace,
 )
+from tests.integration_test.client_api.external_jobs import external
 from tests.unit_test.app_common.executors.client_api.backend_contract import FATES, PHASES, TRAIN, BackendContract
+from tests.unit_test.app_common.executors.client_api.private_files_test import MOMENTS, write_and_die
 from tests.unit_test.app_common.executors.client_api.process_watch import WITH_PROCESSES
 from tests.unit_test.app_common.executors.job_harness import (
     JOB_ID,
@@ -243,3 +248,16 @@ class TestStats:
         assert_works(job)
         seen = stats(job)
         assert (seen["state"], seen["trainer_pid"], seen["sessions"]) == ("ready", trainer.process.pid, 1)
+
+
+@pytest.mark.parametrize("executor", [attached, lambda: external("no_script.py", launch_once=False)])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_what_a_killed_job_of_the_site_has_left_is_removed_when_the_next_one_starts(job, executor, moment):
+    config = Path(workspace(job), "killed-job", f"app_{SITE_NAME}", "config")
+    config.mkdir(parents=True)
+    for name in (RENDEZVOUS_FILE, CLIENT_API_CONFIG, ranks_file()):
+        write_and_die(config / name, moment)
+    (config / "config_fed_client.json").touch()
+    assert len(list(config.iterdir())) == 4
+    job.start(executor())
+    assert [path.name for path in config.iterdir()] == ["config_fed_client.json"]

@@ -14,6 +14,7 @@
 
 """The trainer's side of attach: the command line and what a scheduler sees of it, notebooks, residents, other ranks."""
 
+import os
 import shlex
 import signal
 import sys
@@ -363,9 +364,9 @@ class TestRealUse:
         job.end()
         assert sbatch.exit_code() == ExitCode.ENDED
 
-    def test_other_ranks_run_the_script_and_do_not_connect(self, job, processes, tmp_path):
+    def test_ranks_of_a_launch_serve_one_job_and_only_rank_0_connects(self, job, job_factory, processes, tmp_path):
         script = """
-            import os
+            import os, sys
             import nvflare.client as flare
             flare.init()
             print("rank", os.environ["RANK"], flare.get_job_id(), flare.get_site_name())
@@ -376,12 +377,24 @@ class TestRealUse:
             if os.environ["RANK"] == "0":
                 model = flare.receive()
                 flare.send(flare.FLModel(params={"w": model.params["w"] + 1}))
+                open(sys.argv[1]).read()  # as ranks wait for one another
+            else:
+                open(sys.argv[1], "w").close()
         """
-        command = attach_command(tmp_path, script_of(tmp_path, script))
-        ranks = [processes(*command, RANK=str(rank)) for rank in range(2)]
-        job.start(attached())
-        assert_works(job)
-        assert [rank.exit_code() for rank in ranks] == [ExitCode.ENDED] * 2
-        for number, rank in enumerate(ranks):
-            assert f"rank {number} job-1 site-1" in rank.output.text()
-        assert "only rank 0 can call is_train" in ranks[1].output.text()
+        launches = []
+        for port in ("29500", "29501"):
+            os.mkfifo(tmp_path / port)
+            command = attach_command(tmp_path, script_of(tmp_path, script), str(tmp_path / port))
+            launches.append([processes(*command, RANK=rank, MASTER_PORT=port) for rank in ("1", "0")])
+        jobs = [job, job_factory("job-2")]
+        for a_job in jobs:
+            a_job.start(attached())
+            assert_works(a_job)
+        for ranks in launches:
+            assert [rank.exit_code() for rank in ranks] == [ExitCode.ENDED] * 2
+            assert "only rank 0 can call is_train" in ranks[0].output.text()
+        served = [
+            {line.split()[2] for rank in ranks for line in rank.output.text().splitlines() if line.startswith("rank ")}
+            for ranks in launches
+        ]
+        assert sorted(served, key=str) == [{"job-1"}, {"job-2"}]

@@ -31,7 +31,9 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import ExitStack
 from enum import IntEnum
+from pathlib import Path
 from typing import List, Optional
 
 import nvflare.client.api as client_api
@@ -46,7 +48,6 @@ from nvflare.app_common.executors.client_api.rendezvous import (
     RendezvousTaken,
     find_files,
     find_ranks_file,
-    identity_of,
 )
 from nvflare.client import api_context
 from nvflare.client.api_spec import CLIENT_API_TYPE_KEY
@@ -138,18 +139,29 @@ def _claim_any(workspace: str, job: Optional[str], site: Optional[str]) -> Optio
     paths = find_files(workspace, RENDEZVOUS_FILE, job, site)
     for path in sorted(paths, key=lambda path: _turns.get(path.parent, 0.0)):
         try:
-            claim = Claim(path)
+            claim = _claim_one(path)
         except (RendezvousGone, RendezvousTaken):
             continue
         except RendezvousRefused as e:
             refused = e
             continue
-        if claim.identity not in _done:
+        if claim:
             return claim
-        claim.close()
     if refused:
         raise refused
     return None
+
+
+def _claim_one(path: Path) -> Optional[Claim]:
+    with ExitStack() as undo:
+        claim = Claim(path)
+        undo.callback(claim.close)
+        if claim.identity in _done:
+            return None
+        if "RANK" in os.environ:
+            claim.tell_ranks()
+        undo.pop_all()
+        return claim
 
 
 def _wait(look, what: str, timeout: Optional[float]):
@@ -247,7 +259,7 @@ def _let_go() -> None:
     """Runs in each forked child: the claim is the parent's, and whoever terminates a worker wants no script to end."""
     global _claim
     if _claim:
-        _claim.close()
+        _claim.let_go()
         _claim = None
     if signal.getsignal(signal.SIGTERM) is _terminate:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -281,9 +293,9 @@ def _is_of_claim(context) -> bool:
 def _find_config(args) -> str:
     if os.environ.get("RANK", "0") == "0":
         return wait_for(args.workspace, args.job, args.site, args.wait)
-    what = f"a job in {args.workspace}"
-    path = _wait(lambda: find_ranks_file(args.workspace, args.job, args.site, _done), what, args.wait)
-    _done.add(identity_of(path.lstat()))
+    what = f"rank 0 of this launch, and its job in {args.workspace}"
+    path, identity = _wait(lambda: find_ranks_file(args.workspace, args.job, args.site, _done), what, args.wait)
+    _done.add(identity)
     _prepare_client_api(str(path))
     return str(path)
 

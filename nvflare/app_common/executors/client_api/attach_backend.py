@@ -20,12 +20,12 @@ or waits for a process: the trainer's lease, its heartbeats, is all that it know
 trainer opens a new rendezvous, and the task in hand goes to the next trainer.
 """
 
-import os
 import shlex
 import sys
 import threading
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import List, Optional, Tuple
 
 from nvflare.apis.event_type import EventType
@@ -40,7 +40,7 @@ from nvflare.app_common.executors.client_api.backend_spec import (
 )
 from nvflare.app_common.executors.client_api.bootstrap import (
     client_config,
-    remove_bootstrap,
+    remove_stale_files,
     session_bootstrap,
     session_pipe_args,
     write_bootstrap,
@@ -48,7 +48,8 @@ from nvflare.app_common.executors.client_api.bootstrap import (
 from nvflare.app_common.executors.client_api.foreign_pipe import foreign_session
 from nvflare.app_common.executors.client_api.job_launcher import LAUNCHER_COMPONENT, JobLauncher
 from nvflare.app_common.executors.client_api.pass_through import PassThrough
-from nvflare.app_common.executors.client_api.rendezvous import RANKS_FILE, RENDEZVOUS_FILE, describe_owner
+from nvflare.app_common.executors.client_api.private_files import remove
+from nvflare.app_common.executors.client_api.rendezvous import RANKS_FILES, RENDEZVOUS_FILE
 from nvflare.app_common.executors.client_api.trainer_pipe import TrainerPipe
 from nvflare.app_common.executors.client_api.trainer_session import SessionState, TrainerSession
 from nvflare.fuel.utils.constants import Mode
@@ -89,12 +90,12 @@ class AttachBackend(ClientAPIBackendSpec):
             raise TrainerError(f"component {PIPE_COMPONENT} must be a Pipe, but is a {type(self._foreign_pipe)}")
         launcher = fl_ctx.get_engine().get_component(LAUNCHER_COMPONENT)
         self._launcher = JobLauncher(launcher, fl_ctx) if launcher is not None else None
+        remove_stale_files(fl_ctx)
         with ExitStack() as undo:
             undo.callback(self.finalize, fl_ctx)
             # Arrays that travel past the CJ travel once, and over the cellnet: not for a trainer that may be replaced.
             if self._foreign_pipe is None and not context.allow_reconnect:
                 self._pass_through = PassThrough(fl_ctx)
-            write_bootstrap(self._path(RANKS_FILE), {**self._config, **describe_owner()})
             self._open_session()
             undo.pop_all()
 
@@ -172,7 +173,7 @@ class AttachBackend(ClientAPIBackendSpec):
             with self._changed:
                 if self._fault:
                     raise TrainerError(self._fault)
-                write_bootstrap(self._path(RENDEZVOUS_FILE), {**content, **describe_owner()})
+                write_bootstrap(str(self._path), content)
                 self._session = session
                 self._changed.notify_all()
             undo.pop_all()
@@ -206,7 +207,7 @@ class AttachBackend(ClientAPIBackendSpec):
         if state in (SessionState.READY, SessionState.LOST):
             with self._changed:
                 if session is self._session:
-                    remove_bootstrap(self._path(RENDEZVOUS_FILE))
+                    remove(str(self._path))
         if state is SessionState.LOST:
             if self._pass_through:
                 self._pass_through.lose_trainer(session, self._context.executor, session.cause)
@@ -224,7 +225,7 @@ class AttachBackend(ClientAPIBackendSpec):
                 return
             if is_replaced:
                 self._session = None
-                remove_bootstrap(self._path(RENDEZVOUS_FILE))
+                remove(str(self._path))
             thread = threading.Thread(
                 target=self._close_and_replace, args=(session, is_replaced), name="client_api_renew", daemon=True
             )
@@ -272,8 +273,8 @@ class AttachBackend(ClientAPIBackendSpec):
         with self._changed:
             self._fault = self._fault or "the job ends"
             session = self._session
-            for name in (RENDEZVOUS_FILE, RANKS_FILE):
-                remove_bootstrap(self._path(name))
+            for path in (self._path, *self._path.parent.glob(RANKS_FILES)):
+                remove(str(path))
             self._changed.notify_all()
         if session:
             session.end("the job ends")
@@ -285,8 +286,10 @@ class AttachBackend(ClientAPIBackendSpec):
         if self._pass_through:
             self._pass_through.close()
 
-    def _path(self, name: str) -> str:
-        return os.path.join(self._fl_ctx.get_workspace().get_app_config_dir(self._fl_ctx.get_job_id()), name)
+    @property
+    def _path(self) -> Path:
+        """Of the rendezvous."""
+        return Path(self._fl_ctx.get_workspace().get_app_config_dir(self._fl_ctx.get_job_id()), RENDEZVOUS_FILE)
 
     def _command(self) -> str:
         module = "nvflare.app_common.executors.client_api.attach"

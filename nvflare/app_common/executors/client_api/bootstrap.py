@@ -14,9 +14,8 @@
 
 """What the trainer's Client API is told when it starts, and the file that carries it to another process."""
 
-import json
 import os
-import tempfile
+from pathlib import Path
 
 from nvflare.apis.fl_constant import ConnPropKey, FLMetaKey
 from nvflare.apis.fl_context import FLContext
@@ -24,14 +23,20 @@ from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBacken
 from nvflare.app_common.executors.client_api.formats import job_formats
 from nvflare.app_common.executors.client_api.handshake import new_session_keys
 from nvflare.app_common.executors.client_api.log_lines import site_levels
+from nvflare.app_common.executors.client_api.private_files import create_private, remove_orphans
+from nvflare.app_common.executors.client_api.rendezvous import RANKS_FILES, RENDEZVOUS_FILE
 from nvflare.app_common.executors.client_api.trainer_pipe import CHANNEL, TrainerPipe
 from nvflare.app_common.utils.export_utils import update_export_props
 from nvflare.client.config import ConfigKey
+from nvflare.client.constants import CLIENT_API_CONFIG
 from nvflare.fuel.data_event.utils import get_scope_property
 from nvflare.fuel.utils.constants import Mode
+from nvflare.fuel.utils.log_utils import get_module_logger
 
 # What flare.init() calls with the arguments in the bootstrap file; named here, because only a trainer imports it.
 TRAINER_END = "nvflare.app_common.executors.client_api.trainer_agent.trainer_end"
+
+_logger = get_module_logger(__name__)
 
 
 def client_config(context: ClientAPIBackendContext, fl_ctx: FLContext) -> dict:
@@ -117,22 +122,15 @@ def write_bootstrap(path: str, content: dict) -> None:
     Raises:
         TrainerError: the file cannot be written; names it and says why.
     """
-    temp_path = None
     try:
-        # mkstemp creates the file with mode 0600, before it has any content.
-        fd, temp_path = tempfile.mkstemp(prefix=".client_api_", dir=os.path.dirname(path))
-        with os.fdopen(fd, "w") as f:
-            json.dump(content, f)
-        os.replace(temp_path, path)
+        os.close(create_private(path, content))
     except OSError as e:
-        if temp_path:
-            remove_bootstrap(temp_path)
         raise TrainerError(f"the trainer's bootstrap file {path} cannot be written: {e.strerror}") from e
 
 
-def remove_bootstrap(path: str) -> None:
-    """Removes the bootstrap file if it is there."""
-    try:
-        os.remove(path)
-    except OSError:
-        pass  # never written, or its folder is gone with the job's workspace
+def remove_stale_files(fl_ctx: FLContext) -> None:
+    """Removes what jobs of this site whose processes were killed have left: their files hold credentials."""
+    config = Path(fl_ctx.get_workspace().get_app_config_dir(fl_ctx.get_job_id()))
+    folders = config.parents[2].glob(f"*/{config.parent.name}/{config.name}")
+    for path in remove_orphans(folders, (CLIENT_API_CONFIG, RENDEZVOUS_FILE, RANKS_FILES)):
+        _logger.info(f"removed {path}, which a job that is gone has left")

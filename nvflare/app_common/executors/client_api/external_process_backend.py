@@ -44,12 +44,13 @@ from nvflare.app_common.executors.client_api.backend_spec import (
 )
 from nvflare.app_common.executors.client_api.bootstrap import (
     client_config,
-    remove_bootstrap,
+    remove_stale_files,
     session_bootstrap,
     session_pipe_args,
     write_bootstrap,
 )
 from nvflare.app_common.executors.client_api.pass_through import PassThrough
+from nvflare.app_common.executors.client_api.private_files import remove
 from nvflare.app_common.executors.client_api.process_tree import TreeUsage
 from nvflare.app_common.executors.client_api.trainer_pipe import TrainerPipe
 from nvflare.app_common.executors.client_api.trainer_process import TrainerProcess
@@ -141,7 +142,7 @@ class _Trainer:
         with self._new_context() as fl_ctx:
             self.launcher.stop_task(self._name, fl_ctx, at_once)
         self.session.close()
-        remove_bootstrap(self._bootstrap)
+        remove(self._bootstrap)
 
     def stats(self) -> dict:
         with self._new_context() as fl_ctx:
@@ -200,6 +201,7 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
     def initialize(self, context: ClientAPIBackendContext, fl_ctx: FLContext) -> None:
         self._context = context
         self._config = client_config(context, fl_ctx)
+        remove_stale_files(fl_ctx)
         self._pass_through = PassThrough(fl_ctx)
         if context.launch_once:
             self._launch(fl_ctx)

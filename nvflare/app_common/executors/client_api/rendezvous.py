@@ -15,29 +15,40 @@
 """The meeting point of a job and a trainer that somebody else starts: a file in the job's app config folder.
 
 The job writes the rendezvous, a trainer finds and claims it. It holds the session's secret and the credentials of the
-site, so a trainer takes only a regular file of its own user that nobody else can read. A claim is a lock on the file:
-exclusive, and gone with the process that holds it, whatever ends that. The job removes the file once a trainer joined.
+site, so a trainer takes only a file that nobody else can read or replace (see private_files.py). A claim is a lock on
+the file: exclusive, and gone with the process that holds it, whatever ends that. The job removes the file once a
+trainer joined.
+
+Ranks other than 0 do not connect. Rank 0 writes beside its rendezvous what they need, which is no secret, under a name
+that only the ranks of its launch look for, and holds a lock on it: so they find its job and no other one's.
 """
 
 import fcntl
-import json
+import hashlib
 import os
-import socket
-import stat
 from pathlib import Path
 from typing import Iterable, Iterator, List, Optional
 
+from nvflare.apis.fl_constant import FLMetaKey
+from nvflare.app_common.executors.client_api.private_files import (
+    FileRefused,
+    create_private,
+    open_private,
+    owner_of,
+    read_json,
+    remove,
+)
 from nvflare.client.config import ConfigKey
 
 RENDEZVOUS_FILE = "client_api_rendezvous.json"
-# What ranks other than 0 need, who do not connect: no secret is in it.
-RANKS_FILE = "client_api_ranks.json"
+RANKS_FILES = "client_api_ranks_*.json"
+
+# What the ranks of a launch have in common, and two launches at a time have not.
+_LAUNCH_VARIABLES = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_STEP_ID")
 
 # Folders between a workspace, or one with several, and a job's folder.
 _MAX_DEPTH = 5
 _APP_PREFIX = "app_"
-
-_OWNER_HOST, _OWNER_PID, _OWNER_START = "job_host", "job_pid", "job_start"
 
 
 class RendezvousRefused(Exception):
@@ -52,10 +63,10 @@ class RendezvousTaken(Exception):
     """Another trainer of this user is claiming it right now."""
 
 
-def describe_owner() -> dict:
-    """Returns by what a trainer on the same host recognises that the job's process is gone."""
-    pid = os.getpid()
-    return {_OWNER_HOST: socket.gethostname(), _OWNER_PID: pid, _OWNER_START: _start_time(pid)}
+def ranks_file() -> str:
+    """Returns the name of what the ranks of the launch that this process belongs to look for."""
+    launch = "\n".join(os.environ.get(name, "") for name in _LAUNCH_VARIABLES)
+    return RANKS_FILES.replace("*", hashlib.sha256(launch.encode(errors="surrogateescape")).hexdigest()[:16])
 
 
 def find_files(workspace: str, name: str, job: Optional[str] = None, site: Optional[str] = None) -> List[Path]:
@@ -63,12 +74,12 @@ def find_files(workspace: str, name: str, job: Optional[str] = None, site: Optio
 
     Args:
         workspace: a job's folder, a site's workspace with its jobs, or a folder with the workspaces of several sites.
-        name: RENDEZVOUS_FILE or RANKS_FILE.
+        name: RENDEZVOUS_FILE or ranks_file().
         job: only of this job: its folder has its id as name.
         site: only of this site: the app's folder is named after it.
     """
     found = []
-    for app in _find_apps(Path(workspace), _MAX_DEPTH):
+    for app in _find_apps(Path(os.path.realpath(workspace)), _MAX_DEPTH):
         if (job is None or app.parent.name == job) and (site is None or app.name == _APP_PREFIX + site):
             path = app / "config" / name
             try:
@@ -95,30 +106,40 @@ def _find_apps(folder: Path, depth: int) -> Iterator[Path]:
 
 def find_ranks_file(
     workspace: str, job: Optional[str] = None, site: Optional[str] = None, done: Iterable[tuple] = ()
-) -> Optional[Path]:
-    """Returns what a rank other than 0 needs, of the job that was started last and is still there; or None.
+) -> Optional[tuple]:
+    """Returns the path of what rank 0 of this launch has for its other ranks, and its identity; None if it has nothing.
 
     Args:
         workspace, job, site: see find_files.
         done: identities of files that are of no more interest.
     """
-    for path in reversed(find_files(workspace, RANKS_FILE, job, site)):
+    for path in find_files(workspace, ranks_file(), job, site):
         try:
-            if identity_of(path.lstat()) not in done and not _is_orphaned(json.loads(path.read_bytes())):
-                return path
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            pass  # the job has just ended, or it is none of ours
+            fd = open_private(path)
+        except (OSError, FileRefused):
+            continue  # the job has just ended, or it is none of ours
+        try:
+            identity = identity_of(os.fstat(fd))
+            if identity not in done and _is_locked(fd) and not owner_of(read_json(fd)).is_gone:
+                return path, identity
+        except ValueError:
+            pass
+        finally:
+            os.close(fd)
     return None
+
+
+def _is_locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # it is, or the file system knows no locks
+        return True
+    return False  # and not by us: the descriptor is closed soon
 
 
 def identity_of(status: os.stat_result) -> tuple:
     """Returns by what the same file is recognised when it is found again."""
     return status.st_dev, status.st_ino, status.st_mtime_ns
-
-
-def _is_orphaned(content: dict) -> bool:
-    """Tells whether the job's process is known to be gone; on another host it is not."""
-    return content[_OWNER_HOST] == socket.gethostname() and content[_OWNER_START] != _start_time(content[_OWNER_PID])
 
 
 class Claim:
@@ -128,20 +149,21 @@ class Claim:
         """Claims the rendezvous.
 
         Raises:
-            RendezvousRefused: it is a symlink, somebody else's, readable by others, malformed, or its job is gone.
+            RendezvousRefused: others can read or replace it, it is malformed, or its job is gone.
             RendezvousTaken: another trainer is claiming it.
             RendezvousGone: it has been removed.
         """
-        self.path = path
+        self.path = Path(os.path.realpath(path.parent), path.name)
+        self._ranks_fd: Optional[int] = None
+        self._ranks_path = ""
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            # Writable, because NFS makes of a lock on the file one on its bytes, and wants that for it.
+            self._fd = open_private(self.path, os.O_RDWR)
         except FileNotFoundError:
             raise RendezvousGone(f"{path} was removed") from None
-        except OSError as e:
-            reason = "it is a symbolic link" if path.is_symlink() else e.strerror
-            raise RendezvousRefused(f"{path} is refused: {reason}") from None
+        except FileRefused as e:
+            raise RendezvousRefused(str(e)) from None
         try:
-            self._check_file()
             self._lock()
             self.content = self._read()
             self.identity = identity_of(os.fstat(self._fd))
@@ -149,8 +171,36 @@ class Claim:
             os.close(self._fd)
             raise
 
+    def tell_ranks(self) -> None:
+        """Has the other ranks of this launch find this job, until the claim is closed or this process ends.
+
+        Raises:
+            RendezvousGone: the job has ended, and its folder is gone.
+            RendezvousRefused: the file for them cannot be written.
+        """
+        names = (FLMetaKey.SITE_NAME, FLMetaKey.JOB_ID, ConfigKey.TASK_EXCHANGE)
+        content = {name: self.content[name] for name in names if name in self.content}
+        exchange = dict(content[ConfigKey.TASK_EXCHANGE])
+        exchange.pop(ConfigKey.PIPE)  # with the secret
+        self._ranks_path = str(self.path.with_name(ranks_file()))
+        try:
+            self._ranks_fd = create_private(self._ranks_path, {**content, ConfigKey.TASK_EXCHANGE: exchange})
+        except FileNotFoundError:
+            raise RendezvousGone(f"{self.path.parent} was removed") from None
+        except OSError as e:
+            raise RendezvousRefused(f"{self._ranks_path} cannot be written: {e.strerror}") from None
+
     def close(self) -> None:
-        os.close(self._fd)
+        if self._ranks_fd is not None:
+            remove(self._ranks_path)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Closes the descriptors of this process; in a forked child the claim stays the parent's."""
+        for fd in (self._fd, self._ranks_fd):
+            if fd is not None:
+                os.close(fd)
+        self._ranks_fd = None
 
     def is_open(self) -> bool:
         """Whether the job still waits for a trainer here: it removes the file when one has joined, and at its end."""
@@ -158,18 +208,6 @@ class Claim:
             return identity_of(self.path.lstat()) == self.identity
         except OSError:
             return False
-
-    def _check_file(self) -> None:
-        status = os.fstat(self._fd)
-        fault = ""
-        if not stat.S_ISREG(status.st_mode):
-            fault = "it is no regular file"
-        elif status.st_uid != os.getuid():
-            fault = f"it belongs to user {status.st_uid}, this is user {os.getuid()}"
-        elif stat.S_IMODE(status.st_mode) != 0o600:
-            fault = f"its mode is {stat.S_IMODE(status.st_mode):o} instead of 600, others may know its secret"
-        if fault:
-            raise RendezvousRefused(f"{self.path} is refused: {fault}")
 
     def _lock(self) -> None:
         try:
@@ -182,26 +220,13 @@ class Claim:
             raise RendezvousGone(f"{self.path} was removed")
 
     def _read(self) -> dict:
-        with open(self._fd, "rb", closefd=False) as f:
-            try:
-                content = json.load(f)
-            except (ValueError, RecursionError):
-                content = None
         try:
+            content = read_json(self._fd)
             if not isinstance(content[ConfigKey.TASK_EXCHANGE][ConfigKey.PIPE][ConfigKey.ARG]["secret"], str):
                 raise TypeError
-            is_orphaned = _is_orphaned(content)
-        except (KeyError, TypeError):
+            owner = owner_of(content)
+        except (KeyError, TypeError, ValueError):
             raise RendezvousRefused(f"{self.path} is refused: it is truncated or no rendezvous") from None
-        if is_orphaned:
-            raise RendezvousRefused(f"{self.path} is refused: its job's process {content[_OWNER_PID]} is gone")
+        if owner.is_gone:
+            raise RendezvousRefused(f"{self.path} is refused: its job's process {owner.pid} is gone")
         return content
-
-
-def _start_time(pid) -> str:
-    """Returns when a process was started, in clock ticks; empty if there is none, or no /proc."""
-    try:
-        stat_line = Path(f"/proc/{int(pid)}/stat").read_text()
-    except (OSError, ValueError, TypeError, OverflowError):
-        return ""
-    return stat_line.rpartition(")")[2].split()[19]

@@ -14,6 +14,7 @@
 
 """What comes from outside, made up at random: it is refused, and nothing breaks."""
 
+import fcntl
 import json
 import shutil
 
@@ -21,13 +22,13 @@ import pytest
 
 from nvflare.app_common.executors.client_api.handshake import Handshake, HandshakeError, new_session_keys, unpack
 from nvflare.app_common.executors.client_api.migrate import NOT_MIGRATED, OK, main
+from nvflare.app_common.executors.client_api.private_files import Owner
 from nvflare.app_common.executors.client_api.rendezvous import (
-    RANKS_FILE,
     RENDEZVOUS_FILE,
     Claim,
     RendezvousRefused,
-    describe_owner,
     find_ranks_file,
+    ranks_file,
 )
 from tests.unit_test.app_common.executors.client_api.fuzzing import (
     FUZZ_WATCHDOG,
@@ -64,7 +65,7 @@ class TestHandshake:
 class TestFiles:
     """What a trainer finds in a workspace."""
 
-    good = {"TASK_EXCHANGE": {"pipe": {"ARG": {"secret": "s"}}}, **describe_owner()}
+    good = {"TASK_EXCHANGE": {"pipe": {"ARG": {"secret": "s"}}}, "job_owner": str(Owner.here())}
     contents = st.binary(max_size=200) | (json_data | spoiled(good)).map(lambda data: json.dumps(data).encode())
 
     def put(self, tmp_path, name: str, content: bytes):
@@ -87,15 +88,19 @@ class TestFiles:
 
     @fuzzed(share=0.5, content=contents)
     def test_ranks_file(self, tmp_path, content):
-        path = self.put(tmp_path, RANKS_FILE, content)
-        assert find_ranks_file(str(tmp_path)) in (None, path)
+        path = self.put(tmp_path, ranks_file(), content)
+        with open(path) as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            found = find_ranks_file(str(tmp_path))
+        assert found is None or found[0] == path
 
     @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"TASK_EXCHANGE":' * 100_000, b"\xff" * 10, b""])
     def test_hostile_rendezvous(self, tmp_path, content):
         with pytest.raises(RendezvousRefused):
             Claim(self.put(tmp_path, RENDEZVOUS_FILE, content))
-        self.put(tmp_path, RANKS_FILE, content)
-        assert find_ranks_file(str(tmp_path)) is None
+        with open(self.put(tmp_path, ranks_file(), content)) as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            assert find_ranks_file(str(tmp_path)) is None
 
 
 TOKENS = [

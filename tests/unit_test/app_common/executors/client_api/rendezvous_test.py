@@ -23,16 +23,16 @@ from pathlib import Path
 import pytest
 
 from nvflare.app_common.executors.client_api.bootstrap import write_bootstrap
+from nvflare.app_common.executors.client_api.private_files import Owner
 from nvflare.app_common.executors.client_api.rendezvous import (
-    RANKS_FILE,
     RENDEZVOUS_FILE,
     Claim,
     RendezvousGone,
     RendezvousRefused,
     RendezvousTaken,
-    describe_owner,
     find_files,
     find_ranks_file,
+    ranks_file,
 )
 
 CONTENT = {"TASK_EXCHANGE": {"pipe": {"ARG": {"secret": "s"}}}}
@@ -46,15 +46,16 @@ def folder_of(root: Path, job: str, site: str) -> Path:
 
 def write(root: Path, job: str = "job-1", site: str = "site-1", name: str = RENDEZVOUS_FILE, **content) -> Path:
     path = folder_of(root, job, site) / name
-    write_bootstrap(str(path), {**CONTENT, **describe_owner(), **content})
+    write_bootstrap(str(path), {**CONTENT, **content})
     return path
 
 
 @pytest.fixture
 def ended_process() -> dict:
     """The description of an owner that has ended."""
-    code = "import json; from nvflare.app_common.executors.client_api.rendezvous import describe_owner as d; "
-    return json.loads(subprocess.check_output([sys.executable, "-c", code + "print(json.dumps(d()))"]))
+    code = "from nvflare.app_common.executors.client_api.private_files import Owner; print(Owner.here())"
+    owner = Owner.parse(subprocess.check_output([sys.executable, "-c", code], text=True).strip())
+    return {"job_owner": str(owner)}
 
 
 class TestFind:
@@ -82,12 +83,59 @@ class TestFind:
         assert find_files(str(tmp_path / "workspace"), RENDEZVOUS_FILE) == []
         assert find_files(str(tmp_path / "no_such_folder"), RENDEZVOUS_FILE) == []
 
-    def test_ranks_file_of_the_last_job_that_is_still_there(self, tmp_path, ended_process):
-        old, new = write(tmp_path, "job-1", name=RANKS_FILE), write(tmp_path, "job-2", name=RANKS_FILE)
-        os.utime(old, (1, 1))
-        write(tmp_path, "job-3", name=RANKS_FILE, **ended_process)
-        (folder_of(tmp_path, "job-4", "site-1") / RANKS_FILE).write_text("{")
-        assert find_ranks_file(str(tmp_path)) == new
+
+class TestRanks:
+    @pytest.fixture(autouse=True)
+    def launch(self, monkeypatch):
+        """Makes this process one of a launch."""
+
+        def launch(port: int) -> None:
+            monkeypatch.setenv("MASTER_PORT", str(port))
+
+        launch(29500)
+        return launch
+
+    def test_those_of_a_launch_find_the_job_of_their_rank_0(self, tmp_path, launch):
+        claims = [Claim(write(tmp_path, f"job-{number}")) for number in range(3)]
+        for port, claim in zip((1, 2), claims):
+            launch(port)
+            claim.tell_ranks()
+        for port, claim in zip((1, 2), claims):
+            launch(port)
+            path, identity = find_ranks_file(str(tmp_path))
+            assert path.parent == claim.path.parent
+            assert find_ranks_file(str(tmp_path), done=[identity]) is None
+            claim.close()
+            assert find_ranks_file(str(tmp_path)) is None
+        claims[-1].close()
+
+    def test_no_secret_is_told(self, tmp_path):
+        claim = Claim(write(tmp_path, AUTH_TOKEN="t"))
+        claim.tell_ranks()
+        path, _ = find_ranks_file(str(tmp_path))
+        assert set(json.loads(path.read_text())) == {"job_owner", "TASK_EXCHANGE"}
+        assert json.loads(path.read_text())["TASK_EXCHANGE"] == {}
+        claim.close()
+        assert not path.exists()
+
+    def test_what_a_killed_rank_0_has_left_is_not_taken(self, tmp_path):
+        path = write(tmp_path)
+        code = "import pathlib, os; from nvflare.app_common.executors.client_api.rendezvous import Claim; "
+        code += f"c = Claim(pathlib.Path({str(path)!r})); c.tell_ranks(); os.kill(os.getpid(), 9)"
+        assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+        assert path.with_name(ranks_file()).exists() and find_ranks_file(str(tmp_path)) is None
+
+    @pytest.mark.parametrize("spoil", [lambda path: path.chmod(0o644), lambda path: path.parent.chmod(0o777)])
+    def test_what_others_can_write_or_replace_is_not_taken(self, tmp_path, spoil):
+        claim = Claim(write(tmp_path))
+        claim.tell_ranks()
+        spoil(claim.path.with_name(ranks_file()))
+        assert find_ranks_file(str(tmp_path)) is None
+        claim.close()
+
+    def test_pipe_in_its_place_holds_nobody_up(self, tmp_path):
+        os.mkfifo(folder_of(tmp_path, "job-1", "site-1") / ranks_file(), 0o600)
+        assert find_ranks_file(str(tmp_path)) is None
 
 
 class TestClaim:
@@ -152,10 +200,45 @@ class TestClaim:
         self.refuse(write(tmp_path, TASK_EXCHANGE={"pipe": []}), "no rendezvous")
 
     def test_of_a_job_that_is_gone(self, tmp_path, ended_process):
-        self.refuse(write(tmp_path, **ended_process), f"its job's process {ended_process['job_pid']} is gone")
+        pid = Owner.parse(ended_process["job_owner"]).pid
+        self.refuse(write(tmp_path, **ended_process), f"its job's process {pid} is gone")
 
-    def test_of_a_job_on_another_host_may_be_alive(self, tmp_path, ended_process):
-        Claim(write(tmp_path, **{**ended_process, "job_host": "another"})).close()
+    @pytest.mark.parametrize("elsewhere", [{"host": "another", "boot": "another"}, {"namespace": "another"}])
+    def test_of_a_job_on_another_host_or_in_another_namespace_may_be_alive(self, tmp_path, ended_process, elsewhere):
+        owner = Owner.parse(ended_process["job_owner"])._replace(**elsewhere)
+        Claim(write(tmp_path, job_owner=str(owner))).close()
+
+    @pytest.mark.parametrize("folder", range(4))
+    def test_in_a_folder_that_others_can_write(self, tmp_path, folder):
+        path = write(tmp_path)
+        open_one = [path.parent, *path.parents][folder]
+        open_one.chmod(0o777)
+        self.refuse(path, f"others can write folder {open_one} (its mode is 777)")
+
+    @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+    def test_in_a_folder_of_another_user(self, tmp_path):
+        path = write(tmp_path)
+        os.chown(path.parents[1], 12345, -1)
+        self.refuse(path, f"folder {path.parents[1]} belongs to user 12345")
+
+    def test_below_a_sticky_folder_as_tmp_is(self, tmp_path):
+        path = write(tmp_path)
+        path.parents[1].chmod(0o1777)
+        Claim(path).close()
+        path.parent.chmod(0o1777)  # there others can put files beside it
+        self.refuse(path, "others can write")
+
+    def test_by_way_of_a_link_it_is_that_file_from_then_on(self, tmp_path):
+        write(tmp_path / "real")
+        (tmp_path / "link").symlink_to(tmp_path / "real")
+        claim = Claim(find_files(str(tmp_path / "link"), RENDEZVOUS_FILE)[0])
+        assert claim.path.is_relative_to(tmp_path / "real")
+        claim.close()
+
+    def test_huge(self, tmp_path):
+        path = write(tmp_path)
+        os.truncate(path, 2 << 20)
+        self.refuse(path, "bytes")
 
     def test_nothing_is_left_open_by_a_refusal(self, tmp_path):
         path = write(tmp_path)

@@ -1,0 +1,257 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Files between a job and its trainers: written, read and replaced by this user alone, and found if their job has died.
+
+What is read is the descriptor that was checked. Nobody else can put another file in its place before `flare.init()`
+reads it by its path, because no folder above it is one that others can write. Each file names the process that owns it,
+in its content, and while it is being written in its name, so that what a killed job has left is told from the rest.
+"""
+
+import fcntl
+import grp
+import json
+import os
+import pwd
+import secrets
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Iterable, List, NamedTuple
+
+# More than this is in no file of ours (bytes).
+MAX_FILE_BYTES = 1 << 20
+# What a file is named while it is being written; random letters and the owner follow.
+TEMP_PREFIX = ".client_api_"
+
+_OWNER = "job_owner"
+_INITIAL_NAMESPACE = "4026531836"  # of a Linux host, in which its processes outside of containers are
+
+
+class FileRefused(Exception):
+    """A file is there, but must not be used; the text names it and says why."""
+
+
+class Owner(NamedTuple):
+    """The process of a job, as another process recognises it, perhaps on another host."""
+
+    pid: str
+    start: str  # in clock ticks; empty where there is no /proc
+    namespace: str  # of its pid
+    boot: str  # of the host's kernel
+    host: str
+
+    @classmethod
+    def here(cls) -> "Owner":
+        """This process."""
+        namespace = ""
+        with suppress(OSError):
+            namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+        boot = _read_line("/proc/sys/kernel/random/boot_id")
+        return cls(str(os.getpid()), _start_time(os.getpid()), namespace, boot, socket.gethostname())
+
+    @classmethod
+    def parse(cls, text) -> "Owner":
+        """Raises ValueError: it is none."""
+        parts = text.split("_", len(cls._fields) - 1) if isinstance(text, str) else ()
+        if len(parts) != len(cls._fields) or not (parts[0].isascii() and parts[0].isdigit() and len(parts[0]) < 20):
+            raise ValueError(f"not the description of a process: {text!r}")
+        return cls(*parts)
+
+    def __str__(self):
+        return "_".join(part.replace("/", "-") for part in self)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the process is known to be gone; of one in another PID namespace or on another host it is not."""
+        here = Owner.here()
+        if (self.namespace, self.boot, self.host) == (here.namespace, here.boot, here.host):
+            return self.start != _start_time(self.pid)
+        was_rebooted = self.host == here.host and self.boot != here.boot
+        return was_rebooted and self.namespace == here.namespace == _INITIAL_NAMESPACE
+
+
+def owner_of(content: dict) -> Owner:
+    """Returns the process that owns a file.
+
+    Raises:
+        ValueError: the file does not tell.
+    """
+    return Owner.parse(content.get(_OWNER) if isinstance(content, dict) else None)
+
+
+def create_private(path: str, content: dict) -> int:
+    """Writes a file, as JSON, that only its owner can read; it is there at once and whole, or not at all.
+
+    Args:
+        path: of the file; one that is there is replaced.
+        content: this process becomes its owner, unless it has one.
+
+    Returns:
+        A descriptor of the file, which is locked until that is closed.
+
+    Raises:
+        OSError: it cannot be written; nothing is left of it.
+    """
+    owner = Owner.here()
+    temp_path = os.path.join(os.path.dirname(path), f"{TEMP_PREFIX}{secrets.token_hex(4)}_{owner}")
+    fd = os.open(temp_path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)  # before it has any content
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with open(fd, "w", closefd=False) as f:
+            json.dump({_OWNER: str(owner), **content}, f)
+        os.replace(temp_path, path)
+    except BaseException:  # also KeyboardInterrupt
+        os.close(fd)
+        remove(temp_path)
+        raise
+    return fd
+
+
+def remove(path: str) -> None:
+    """Removes a file if it is there."""
+    with suppress(OSError):  # never written, or its folder is gone with the job's workspace
+        os.remove(path)
+
+
+def open_private(path: Path, flags: int = os.O_RDONLY) -> int:
+    """Opens a file that only this user can read or write, in a folder in which nobody else can put another one.
+
+    Raises:
+        FileNotFoundError: there is none.
+        FileRefused: it is a symbolic link or no regular file, or others can read it, write it or replace it.
+    """
+    fault = _find_open_folder(path.parent)
+    if fault:
+        raise FileRefused(f"{path} is refused: {fault}")
+    try:
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as e:
+        reason = "it is a symbolic link" if path.is_symlink() else e.strerror
+        raise FileRefused(f"{path} is refused: {reason}") from None
+    fault = _find_fault(os.fstat(fd))
+    if fault:
+        os.close(fd)
+        raise FileRefused(f"{path} is refused: {fault}")
+    return fd
+
+
+def read_json(fd: int) -> dict:
+    """Returns the content of a file.
+
+    Raises:
+        ValueError: it is malformed.
+    """
+    with open(fd, "rb", closefd=False) as f:
+        data = f.read(MAX_FILE_BYTES + 1)
+    try:
+        content = json.loads(data) if len(data) <= MAX_FILE_BYTES else None
+    except RecursionError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    return content
+
+
+def remove_orphans(folders: Iterable[Path], names: Iterable[str]) -> List[Path]:
+    """Removes the files of jobs whose processes are gone; returns which.
+
+    Args:
+        folders: that may have such files.
+        names: patterns of them, in addition to those that were being written.
+    """
+    removed = []
+    for folder in folders:
+        for pattern in (*names, TEMP_PREFIX + "*"):
+            for path in folder.glob(pattern):
+                with suppress(OSError, ValueError, FileRefused):  # another's, or removed just now
+                    if _read_owner(path).is_gone:
+                        path.unlink()
+                        removed.append(path)
+    return removed
+
+
+def _read_owner(path: Path) -> Owner:
+    if path.name.startswith(TEMP_PREFIX):  # perhaps half-written
+        return Owner.parse(path.name[len(TEMP_PREFIX) :].partition("_")[2])
+    fd = open_private(path)
+    try:
+        return owner_of(read_json(fd))
+    finally:
+        os.close(fd)
+
+
+def _find_fault(status: os.stat_result) -> str:
+    mode = stat.S_IMODE(status.st_mode)
+    if not stat.S_ISREG(status.st_mode):
+        return "it is no regular file"
+    if status.st_uid != os.getuid():
+        return f"it belongs to user {status.st_uid}, this is user {os.getuid()}"
+    if mode != 0o600:
+        return f"its mode is {mode:o} instead of 600, others may know its secret"
+    if status.st_size > MAX_FILE_BYTES:
+        return f"it has more than {MAX_FILE_BYTES} bytes"
+    return ""
+
+
+def _find_open_folder(folder: Path) -> str:
+    """Tells which folder above a file can be written by others, or "" if none can."""
+    trusted = {0, os.getuid(), *_users_of_no_name()}
+    for above in (folder, *folder.parents):
+        try:
+            status = os.stat(above, follow_symlinks=False)
+        except OSError as e:
+            return f"folder {above}: {e.strerror}"
+        mode = status.st_mode
+        if status.st_uid not in trusted:
+            return f"folder {above} belongs to user {status.st_uid}"
+        if stat.S_ISLNK(mode):
+            return f"folder {above} is a symbolic link"
+        if mode & stat.S_ISVTX and above != folder:
+            continue  # as /tmp: others can add to it, and not replace what is ours
+        if mode & stat.S_IWOTH or mode & stat.S_IWGRP and not _is_own_group(status.st_gid):
+            return f"others can write folder {above} (its mode is {stat.S_IMODE(mode):o})"
+    return ""
+
+
+def _is_own_group(gid: int) -> bool:
+    """Whether a group is the one that many systems give each user, with nobody else in it; its files may be open."""
+    with suppress(KeyError):  # a user or group without a name
+        user, group = pwd.getpwuid(os.getuid()), grp.getgrgid(gid)
+        return gid == user.pw_gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+    return False
+
+
+def _users_of_no_name() -> set:
+    # In a container that does not know its host's root (rootless, Apptainer) the host's own folders belong to this one;
+    # so do those of its other users, who cannot be told from root there.
+    id_map = _read_line("/proc/self/uid_map").splitlines()
+    is_partial = id_map and all(line.split()[1] != "0" for line in id_map)
+    return {int(_read_line("/proc/sys/fs/overflowuid") or 65534)} if is_partial else set()
+
+
+def _start_time(pid) -> str:
+    """Returns when a process was started, in clock ticks; empty if there is none, or no /proc."""
+    return "".join(_read_line(f"/proc/{int(pid)}/stat").rpartition(")")[2].split()[19:20])
+
+
+def _read_line(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace").strip()
+    except OSError:
+        return ""

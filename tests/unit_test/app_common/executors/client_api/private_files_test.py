@@ -1,0 +1,130 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Files with credentials: nobody else's, whole or not there, and found when the process that owns them has died."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from nvflare.app_common.executors.client_api.private_files import (
+    FileRefused,
+    Owner,
+    create_private,
+    open_private,
+    owner_of,
+    read_json,
+    remove_orphans,
+)
+
+WRITE = """
+import os, sys
+from nvflare.app_common.executors.client_api.private_files import create_private
+{before}
+create_private(sys.argv[1], dict(secret="s"))
+os.kill(os.getpid(), 9)
+"""
+# Moments in which the process that writes a file is killed.
+MOMENTS = {
+    "empty": "import json; json.dump = lambda *_: os.kill(os.getpid(), 9)",
+    "written": "os.replace = lambda *_: os.kill(os.getpid(), 9)",
+    "in_place": "",
+}
+
+
+def write_and_die(path, moment: str) -> None:
+    command = [sys.executable, "-c", WRITE.format(before=MOMENTS[moment]), str(path)]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
+
+
+def put(path, **content) -> None:
+    os.close(create_private(str(path), content))
+
+
+def test_what_is_written_is_private_and_names_its_owner(tmp_path):
+    path = tmp_path / "file.json"
+    put(path, secret="s")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    fd = open_private(path)
+    content = read_json(fd)
+    os.close(fd)
+    assert content["secret"] == "s" and owner_of(content) == Owner.here() and not Owner.here().is_gone
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_whatever_a_killed_process_has_left_is_removed(tmp_path, moment):
+    write_and_die(tmp_path / "file.json", moment)
+    (left,) = tmp_path.iterdir()
+    assert stat.S_IMODE(left.stat().st_mode) == 0o600
+    assert remove_orphans([tmp_path], ["file.json"]) == [left] and list(tmp_path.iterdir()) == []
+
+
+def test_files_of_the_living_and_of_others_stay(tmp_path):
+    here = Owner.here()
+    put(tmp_path / "living.json")
+    put(tmp_path / "another_host.json", job_owner=str(here._replace(start="1", boot="another", host="another")))
+    put(tmp_path / "another_namespace.json", job_owner=str(here._replace(start="1", namespace="1")))
+    put(tmp_path / "no_owner.json", job_owner="nobody")
+    (tmp_path / ".client_api_x").touch()
+    (tmp_path / f".client_api_x_{here}").touch()
+    (tmp_path / "link.json").symlink_to("living.json")
+    os.mkfifo(tmp_path / "pipe.json", 0o600)
+    before = set(tmp_path.iterdir())
+    assert remove_orphans([tmp_path, tmp_path / "none"], ["*.json"]) == [] and set(tmp_path.iterdir()) == before
+
+
+def test_after_a_reboot_all_of_the_host_are_gone():
+    initial = Owner.here()._replace(namespace="4026531836", boot="another")
+    # In a container one cannot tell: another one of the same name may have been started elsewhere.
+    assert initial.is_gone == (Owner.here().namespace == "4026531836")
+
+
+@pytest.mark.parametrize(
+    "text", [None, 5, "", "1", "1_2_3_4", "x_2_3_4_5", "²_2_3_4_5", "-1_2_3_4_5", "9" * 50 + "_2_3_4_5"]
+)
+def test_what_is_no_owner(text):
+    with pytest.raises(ValueError):
+        owner_of({"job_owner": text})
+
+
+def test_owner_is_read_as_it_is_written():
+    owner = Owner("1", "2", "3", "4", "a_host_with_underscores")
+    assert Owner.parse(str(owner)) == owner
+
+
+@pytest.mark.parametrize("name", ["group", "everybody"])
+def test_folder_that_others_can_write(tmp_path, name):
+    put(tmp_path / "file.json")
+    tmp_path.chmod({"group": 0o770, "everybody": 0o707}[name])
+    if os.getuid() == 0:
+        os.chown(tmp_path, -1, 12345)  # a group that is not this user's own
+        with pytest.raises(FileRefused, match="others can write folder"):
+            open_private(tmp_path / "file.json")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "null", "[" * 100_000, json.dumps("x" * (1 << 20))])
+def test_malformed(tmp_path, content):
+    path = tmp_path / "file.json"
+    path.touch(0o600)
+    path.write_text(content)
+    fd = os.open(path, os.O_RDONLY)
+    with pytest.raises(ValueError):
+        read_json(fd)
+    os.close(fd)
