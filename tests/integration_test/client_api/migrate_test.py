@@ -19,10 +19,13 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import nvflare.apis
 from nvflare.app_common.executors.client_api.migrate import NOT_MIGRATED, OK, main
+from nvflare.app_common.executors.client_api.migration import gone_in_2_9
 from nvflare.app_common.executors.client_api.migration.knobs import knob_table
 from tests.unit_test.app_common.executors.client_api.migration_parts import (
     CORPUS,
@@ -166,6 +169,13 @@ def nvflare_2_9():
             pytest.skip(f"{NVFLARE_2_9} is not to be had: {done.stderr[-300:]}")
         os.rename(f"{folder}.{os.getpid()}", folder)
     return folder
+
+
+def test_the_list_of_what_is_gone_is_what_its_command_prints(nvflare_2_9):
+    installed = Path(nvflare.apis.__file__).parent.parent
+    command = [sys.executable, str(PROJECT / ".ci" / "gone_in_2_9.py"), str(installed), str(nvflare_2_9 / "nvflare")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed == Path(gone_in_2_9.__file__).read_text()
 
 
 def test_all_that_is_left_loads_in_2_9(nvflare_2_9, tmp_path):

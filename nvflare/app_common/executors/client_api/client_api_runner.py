@@ -174,7 +174,7 @@ class ClientAPIRunner:
             sites: where; if there are none, wherever the recipe has one.
 
         Raises:
-            ValueError: there is no such runner, or more than one.
+            ValueError: there is no such runner, or more than one, or other formats than the server is made for.
         """
         job = recipe if isinstance(recipe, FedJob) else recipe.job
         # As Recipe itself: FedJob has no other way to look at what its sites have.
@@ -190,9 +190,21 @@ class ClientAPIRunner:
         for name, runners in found.items():
             if len(runners) > 1:
                 raise ValueError(f"{name} has {len(runners)} runners of nvflare's: give one of them all tasks")
+            self._check_formats(runners[0].executor, name)
         for name, (runner,) in found.items():
             _take_out(apps[name], runner)
             self.add_to_fed_job(job, JobCtx(self, name, ""), tasks=runner.tasks)
+
+    def _check_formats(self, executor, name: str) -> None:
+        # The server's components are made for what the old runner sends.
+        for key, value in self._client_config.items():
+            before = getattr(executor, f"_{key}")
+            before = getattr(before, "value", before)
+            if before != value:
+                argument = "framework" if key == PARAMS_EXCHANGE_FORMAT else key
+                raise ValueError(
+                    f"the runner of {name} has {key} {before!r}, and this one {value!r}: give it the same {argument}"
+                )
 
     def _check_site(self, site: ClientAppConfig, name: str) -> None:
         # One client config serves all executors of a site, and what trainers of one mode connect by is one place.

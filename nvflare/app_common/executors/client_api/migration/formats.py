@@ -27,7 +27,6 @@ from nvflare.app_common.executors.client_api.migration.knobs import (
     IN_PROCESS,
     KEPT,
     MOVED,
-    NOTE,
     TARGET_DEFAULTS,
 )
 from nvflare.app_common.executors.client_api.migration.parts import (
@@ -63,41 +62,47 @@ _PAIRS = {
 
 def plan_formats(job: LegacyJob, where: str, position: int, part: ExecutorPart) -> List[NewArgument]:
     """Plans the three format keys; returns them as arguments where the target has them so."""
-    legacy = part.legacy
     given = {name: part.arguments[name] for name in FORMAT_DEFAULTS if name in part.arguments}
-    effective = {**FORMAT_DEFAULTS, "params_exchange_format": legacy.exchange_format}
-    effective.update({name: job.resolve(value) for name, value in given.items()})
-    for name, choices in _FORMAT_CHOICES.items():
-        if effective[name] not in [choice.value for choice in choices]:
-            allowed = ", ".join(choice.value for choice in choices)
-            raise PartError(f"{where}: {name} must be one of {allowed}, but is {effective[name]!r}")
+    effective = _checked_formats(job, where, part, given)
+    reasons = dict.fromkeys(effective, f"the default of {part.name}")
     pair = _formats_of_pair(job, position, part)
     if pair:
         formats = dict(zip(("params_exchange_format", "server_expected_format"), pair))
         effective.update(formats)
         given.update({name: value for name, value in formats.items() if name in given})
-    is_forced = not pair and _trainer_must_not_convert(part, effective)
-    if is_forced:
+        reasons.update(dict.fromkeys(formats, "of the converters"))
+    elif _trainer_must_not_convert(part, effective):
         same = effective["server_expected_format"] = effective["params_exchange_format"]
         given["server_expected_format"] = same
-        why = f"else the trainer would convert, which {part.name} did not"
-        job.report(where, "", None, NOTE, f'server_expected_format = "{same}"', why)
+        reasons["server_expected_format"] = f"else the trainer would convert, which {part.name} did not"
     defaults = TARGET_DEFAULTS[job.target]
-    new = {name: given.get(name, effective[name]) for name in effective}
+    new = {name: given.get(name, value) for name, value in effective.items()}
     new = {name: value for name, value in new.items() if name in given or effective[name] != defaults[name]}
-    for name in new:
-        if name == "server_expected_format" and is_forced:
-            continue  # is noted already
-        if name not in part.arguments:
-            job.report(
-                where, name, new[name], ADDED, name, "of the converters" if pair else f"the default of {part.name}"
-            )
+    for name, value in new.items():
+        if name not in part.arguments or value != part.arguments[name]:
+            job.report(where, name, value, ADDED, name, reasons[name])
         elif job.target == "2.9":
-            job.report(where, name, new[name], KEPT, name)
+            job.report(where, name, value, KEPT, name)
         else:
-            job.report(where, name, new[name], MOVED, name, ARGUMENTS[legacy.mode][name].why)
+            job.report(where, name, value, MOVED, name, ARGUMENTS[part.legacy.mode][name].why)
     if job.target == "2.9":
         return [NewArgument(name, value, name if name in part.arguments else None) for name, value in new.items()]
+    _set_job_keys(job, effective, new)
+    return []
+
+
+def _checked_formats(job: LegacyJob, where: str, part: ExecutorPart, given: dict) -> dict:
+    """The formats that an executor has, by what it is given and by its defaults."""
+    effective = {**FORMAT_DEFAULTS, "params_exchange_format": part.legacy.exchange_format}
+    effective.update({name: job.resolve(value) for name, value in given.items()})
+    for name, choices in _FORMAT_CHOICES.items():
+        if effective[name] not in [choice.value for choice in choices]:
+            allowed = ", ".join(choice.value for choice in choices)
+            raise PartError(f"{where}: {name} must be one of {allowed}, but is {effective[name]!r}")
+    return effective
+
+
+def _set_job_keys(job: LegacyJob, effective: dict, new: dict) -> None:
     if job.formats not in (None, effective):
         raise PartError("two executors with different formats, which are keys of the job now: make them the same")
     job.formats = effective
@@ -108,7 +113,6 @@ def plan_formats(job: LegacyJob, where: str, position: int, part: ExecutorPart) 
                 f"for it the value is {value!r}, and that becomes this key. Remove or rename the one that is not meant"
             )
     job.job_keys.update({name: value for name, value in new.items() if name not in job.data})
-    return []
 
 
 def _trainer_must_not_convert(part: ExecutorPart, effective: dict) -> bool:

@@ -14,6 +14,7 @@
 
 """ClientAPIRunner in jobs that nvflare's Job API builds, exports and runs."""
 
+import importlib
 import inspect
 import json
 import shlex
@@ -263,6 +264,45 @@ class TestInARecipe:
         assert [component["id"] for component in config["components"]] == ["event_to_fed"]
         assert config["params_exchange_format"] == "numpy" and config["other"] == 1
         assert (tmp_path / "jobs" / "job" / "app" / "custom" / "step.py").exists()
+
+    @pytest.mark.parametrize(
+        "name, sent", [("fedavg", "FULL"), ("fedopt", "DIFF"), ("scaffold", "FULL"), ("cyclic", "FULL")]
+    )
+    @pytest.mark.parametrize("is_launched", [True, False])
+    def test_recipes_for_pytorch(self, scripts, tmp_path, name, sent, is_launched):
+        net = pytest.importorskip("torch").nn.Linear(2, 1)
+        module = importlib.import_module(f"nvflare.app_opt.pt.recipes.{name}")
+        make = next(getattr(module, key) for key in vars(module) if key.lower() == f"{name}recipe")
+        old = make(
+            name="job",
+            model=net,
+            min_clients=2,
+            num_rounds=1,
+            train_script="train.py",
+            launch_external_process=is_launched,
+        )
+        (before,) = exported_configs(old.job, tmp_path / "before").values()
+        ClientAPIRunner("train.py", params_transfer_type=sent).replace_in(old)
+        (after,) = exported_configs(old.job, tmp_path / "after").values()
+        arguments = {"execution_mode": "in_process", "task_script_path": "train.py", "train_with_evaluation": True}
+        assert executors(after) == [(executors(before)[0][0], arguments)]
+        made = {"launcher", "pipe", "metric_relay", "metrics_pipe", "config_preparer"}
+        assert after["components"] == [part for part in before["components"] if part["id"] not in made]
+
+    @pytest.mark.parametrize("is_launched", [True, False])
+    @pytest.mark.parametrize(
+        "formats, says",
+        [
+            ({"framework": FrameworkType.PYTORCH}, "params_exchange_format 'numpy', and this one 'pytorch'.*framework"),
+            ({"params_transfer_type": TransferType.DIFF}, "params_transfer_type 'FULL', and this one 'DIFF'"),
+            ({"framework": FrameworkType.RAW}, "params_exchange_format 'numpy', and this one 'raw'"),
+        ],
+    )
+    def test_the_formats_are_those_for_which_the_server_is_made(self, scripts, is_launched, formats, says):
+        old = recipe(launch_external_process=is_launched)
+        with pytest.raises(ValueError, match=says):
+            ClientAPIRunner("train.py", **{"framework": NUMPY, **formats}).replace_in(old)
+        ClientAPIRunner("train.py", framework=NUMPY).replace_in(old)
 
     def test_one_site_at_a_time(self, scripts, tmp_path):
         old = recipe(per_site_config={"site-1": {}, "site-2": {}}, launch_external_process=True)
