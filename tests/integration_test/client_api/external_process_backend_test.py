@@ -214,19 +214,32 @@ class TestWork:
         assert seen["cwd"] == str(job.custom_dir.parent)
         assert seen["answer"] == 42
 
-    def test_output_is_in_the_log_once_with_its_level(self, job, site_log):
+    def test_what_the_script_logs_is_in_the_log_once_as_the_site_has_it(self, job, site_log, monkeypatch):
         script = """
             import logging
             import nvflare.client as flare
             flare.init()
             print("I print")
-            logging.getLogger("my.trainer").warning("I warn")
-            logging.getLogger("my.trainer").info("I inform")
+            for name in ("my.trainer", "detailed", "quiet"):
+                logger = logging.getLogger(name)
+                logger.debug("I debug")
+                logger.info("I inform")
+                logger.warning("I warn")
         """
+        for name, level in (("detailed", logging.DEBUG), ("quiet", logging.WARNING)):
+            monkeypatch.setattr(logging.getLogger(name), "level", level)
         start(job, script)
         assert_failed(job.execute("train", make_task()))
-        for text, level in (("I print", logging.INFO), ("I warn", logging.WARNING), ("I inform", logging.INFO)):
-            assert [record.levelno for record in site_log.find(text) if record.levelno != logging.ERROR] == [level]
+        records = [(r.name.rpartition(".")[2], r.levelname, r.getMessage()) for r in site_log.find("I ")]
+        assert [record for record in records if record[1] != "ERROR"] == [
+            ("TrainerProcess", "INFO", "I print"),
+            ("trainer", "INFO", "I inform"),
+            ("trainer", "WARNING", "I warn"),
+            ("detailed", "DEBUG", "I debug"),
+            ("detailed", "INFO", "I inform"),
+            ("detailed", "WARNING", "I warn"),
+            ("quiet", "WARNING", "I warn"),
+        ]
 
     # A job's id has neither: nvflare's Workspace refuses it.
     def test_path_with_spaces_and_other_letters(self, tmp_path, site_cell):

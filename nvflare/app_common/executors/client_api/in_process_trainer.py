@@ -37,10 +37,11 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.executors.client_api.backend_spec import told_by_script, wait_until
+from nvflare.app_common.executors.client_api.log_lines import logging_print
 from nvflare.app_common.executors.client_api.owner_process import OwnerProcess, no_init_in_commands, run_as_main
 from nvflare.app_common.executors.client_api.result_converter import ResultConverter
 from nvflare.app_common.executors.client_api.sendable import record_fields
-from nvflare.app_common.executors.task_script_runner import TaskScriptRunner, log_print
+from nvflare.app_common.executors.task_script_runner import TaskScriptRunner
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.client.api_context import ClientAPIType
 from nvflare.client.api_spec import CLIENT_API_KEY
@@ -255,7 +256,7 @@ class ScriptRunner(TaskScriptRunner):
         """Gives the process the script's sys.argv, a print() that logs, an eye on dying threads, word for commands."""
         for owner, name, value in (
             (sys, "argv", self.get_sys_argv()),
-            (builtins, "print", _logging_print(builtins.print)),
+            (builtins, "print", logging_print(builtins.print)),
             (threading, "excepthook", partial(self._on_thread_died, threading.excepthook)),
         ):
             self._changes.callback(setattr, owner, name, getattr(owner, name))
@@ -314,18 +315,6 @@ class ScriptRunner(TaskScriptRunner):
         where = self._line_of(error.__traceback__)
         at = f" at line {where}" if where else ""
         return f"raised {type(error).__name__}{at}:\n" + "\n".join(lines[-TRACEBACK_LINES:])
-
-
-def _logging_print(original_print: Callable) -> Callable:
-    """Returns a print() that logs what goes to the standard output, and prints what goes to a file."""
-
-    def print_to_log(*args, sep=None, file=None, **kwargs):
-        if file is None or file is sys.stdout:
-            log_print((" " if sep is None else sep).join(str(arg) for arg in args))
-        else:
-            original_print(*args, sep=sep, file=file, **kwargs)
-
-    return print_to_log
 
 
 def unsubscribe_all(owner: object) -> None:

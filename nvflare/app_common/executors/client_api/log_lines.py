@@ -23,7 +23,10 @@ that the lines of a script, or of a rank, that has set up its own logging like t
 import logging
 import re
 import sys
-from typing import Dict, NamedTuple, Tuple
+from typing import Callable, Dict, NamedTuple, Tuple
+
+from nvflare.app_common.executors.client_api.outside_text import readable
+from nvflare.app_common.executors.task_script_runner import log_print
 
 _LEVELS = {name: getattr(logging, name) for name in ("DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL", "FATAL")}
 _LEVELS.update({name[0]: level for name, level in _LEVELS.items() if name != "CRITICAL"})  # glog's letters
@@ -108,6 +111,20 @@ def log_to_output(levels: Dict[str, int], told: Tuple[str, ...]) -> None:
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
             logger.setLevel(level)
+
+
+def logging_print(original_print: Callable) -> Callable:
+    """Returns a print() for in_process: it logs what goes to the standard output, and prints what goes to a file."""
+
+    def print_to_log(*args, sep=None, file=None, **kwargs):
+        if file is None or file is sys.stdout:
+            text = (" " if sep is None else sep).join(str(arg) for arg in args)
+            for line in text.splitlines() or [""]:
+                log_print(readable(line))
+        else:
+            original_print(*args, sep=sep, file=file, **kwargs)
+
+    return print_to_log
 
 
 class _LineFormatter(logging.Formatter):

@@ -37,14 +37,7 @@ from nvflare.app_common.executors.client_api.backend_spec import (
     told_by_script,
     wait_until,
 )
-from nvflare.app_common.executors.client_api.handshake import (
-    Handshake,
-    HandshakeError,
-    pack,
-    printable,
-    unpack,
-    without_proof,
-)
+from nvflare.app_common.executors.client_api.handshake import Handshake, HandshakeError, pack, unpack, without_proof
 from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
 from nvflare.app_common.executors.client_api.trainer_pipe import DELIVERED, TASK, MessageRefused, TrainerPipe
 from nvflare.app_common.executors.client_api.transfer import Traffic
@@ -276,7 +269,7 @@ class TrainerSession(TaskExchanger):
             self.joined_at = time.monotonic()
             self.trainer = claim
             self.pipe.bind(sender, handshake.key(hello))
-        self._move(SessionState.READY, f"process {claim['pid']} on {printable(claim['host'])} has joined")
+        self._move(SessionState.READY, f"process {claim['pid']} on {claim['host']} has joined")
         return ""
 
     def _handle_metrics(self, records: list) -> None:

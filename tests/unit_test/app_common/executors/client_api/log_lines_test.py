@@ -20,7 +20,13 @@ import warnings
 import pytest
 
 from nvflare.app_common.executors.client_api.backend_spec import clip_cause
-from nvflare.app_common.executors.client_api.log_lines import log_line, log_to_output, read_line, site_levels
+from nvflare.app_common.executors.client_api.log_lines import (
+    log_line,
+    log_to_output,
+    logging_print,
+    read_line,
+    site_levels,
+)
 
 
 class Site:
@@ -169,6 +175,13 @@ def test_odd_names_and_formats_are_text(site, script):
     script({}, lambda: logging.getLogger("a b:c").warning("100%% of %s", "x"))
     assert site.take() == [("a_b_c", logging.WARNING, "100% of x")]
     assert site.take("100 %s %d")[-1] == (site.launcher.name, logging.INFO, "100 %s %d")
+
+
+def test_what_is_printed_is_logged_line_by_line(site):
+    logging_print(print)("a\n2026-01-01 00:00:00,000 - INFO - b\r\x1b[1mc\x00", "\td", sep="")
+    logging_print(print)()
+    lines = ["a", "2026-01-01 00:00:00,000 - INFO - b", "c\\x00\td", ""]
+    assert [(r.levelno, r.getMessage()) for r in site.records] == [(logging.INFO, line) for line in lines]
 
 
 def test_warnings_of_python_are_warnings(site, script):
