@@ -15,6 +15,7 @@
 """What tests of a session have: a federation, a job in it, its log, and trainers that somebody else owns."""
 
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -103,3 +104,20 @@ def trainers(job, processes):  # noqa: F811
 
     yield start
     job.end()  # while they can hear of it
+
+
+@pytest.fixture(scope="session")
+def nvflare_2_9():
+    """A folder with nvflare 2.9.0 alone, for PYTHONPATH: the packages that it needs are those of 2.8."""
+    folder = PROJECT / ".venv-2.9.0"
+    if not folder.is_dir():
+        made = f"{folder}.{os.getpid()}"
+        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", made, "nvflare==2.9.0"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            pytest.skip(f"nvflare 2.9.0 is not to be had: {done.stderr[-300:]}")
+        try:
+            os.rename(made, folder)
+        except OSError:  # another worker was first
+            shutil.rmtree(made)
+    return folder

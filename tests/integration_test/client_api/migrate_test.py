@@ -37,8 +37,6 @@ from tests.unit_test.app_common.executors.client_api.migration_parts import (
 )
 from tests.unit_test.app_common.executors.job_harness import PROJECT
 
-NVFLARE_2_9 = "nvflare==2.9.0"
-
 OWN = """
 from nvflare.app_common.executors.task_exchanger import TaskExchanger
 from nvflare.app_common.executors.in_process_client_api_executor import InProcessClientAPIExecutor
@@ -156,19 +154,6 @@ def class_paths(value) -> set:
     path = value.get("path") or value.get("class_path")
     found = {path} if isinstance(path, str) and path.startswith("nvflare.") else set()
     return found.union(*map(class_paths, value.values()))
-
-
-@pytest.fixture(scope="module")
-def nvflare_2_9():
-    """A folder with nvflare 2.9.0 alone, for PYTHONPATH: the packages that it needs are those of 2.8."""
-    folder = PROJECT / ".venv-2.9.0"
-    if not folder.is_dir():
-        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", f"{folder}.{os.getpid()}"]
-        done = subprocess.run([*command, NVFLARE_2_9], capture_output=True, text=True)
-        if done.returncode != 0:
-            pytest.skip(f"{NVFLARE_2_9} is not to be had: {done.stderr[-300:]}")
-        os.rename(f"{folder}.{os.getpid()}", folder)
-    return folder
 
 
 def test_the_list_of_what_is_gone_is_what_its_command_prints(nvflare_2_9):

@@ -274,12 +274,18 @@ JOBS = {
 class Run:
     """A job that has run in the simulator."""
 
-    def __init__(self, folder: Path, sites: int):
+    def __init__(self, folder: Path, sites: int, **environment: str):
         self.folder = folder
         command = [sys.executable, "-m", "nvflare.private.fed.app.simulator.simulator", str(folder / "job")]
         command += ["-w", str(folder / "run"), "-n", str(sites), "-t", str(sites)]
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, cwd=folder
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            cwd=folder,
+            env={**os.environ, **environment},
         ) as process:
             try:
                 self.log = process.communicate(timeout=JOB_TIMEOUT)[0]
@@ -299,16 +305,14 @@ class Pair:
         self.root = root
         self.kind = kind
         kind.export(root)
-        command = [
-            sys.executable,
-            "-m",
-            "nvflare.app_common.executors.client_api.migrate",
-            str(root / "legacy" / "job"),
-        ]
-        (root / "migrated").mkdir()
-        command += ["--out", str(root / "migrated" / "job")]
-        self.tool = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.tool = self.migrate("migrated", "2.8")
         self.runs = {}
+
+    def migrate(self, name: str, target: str) -> subprocess.CompletedProcess:
+        (self.root / name).mkdir()
+        command = [sys.executable, "-m", "nvflare.app_common.executors.client_api.migrate"]
+        command += [str(self.root / "legacy" / "job"), "--out", str(self.root / name / "job"), "--target", target]
+        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def run(self, name: str) -> None:
         if self.tool.returncode == 0:
@@ -358,6 +362,17 @@ def pair(request, pairs):
     return pairs[request.param]
 
 
+def check_same_models(pair: Pair, run: Run) -> None:
+    """Those of the legacy job, bit by bit."""
+    legacy, migrated = (of.models(pair.kind.model) for of in (pair.runs["legacy"], run))
+    assert legacy.keys() == migrated.keys() and legacy
+    for file, model in legacy.items():
+        assert model.keys() == migrated[file].keys()
+        for name, array in model.items():
+            assert array.dtype == migrated[file][name].dtype and array.shape == migrated[file][name].shape
+            assert array.tobytes() == migrated[file][name].tobytes(), f"{file}: {name}"
+
+
 class TestMigratedJob:
     def test_tool_migrates_it(self, pair):
         assert pair.tool.returncode == 0, pair.tool.stdout
@@ -371,13 +386,7 @@ class TestMigratedJob:
         assert [line for line in pair.runs["migrated"].log.splitlines() if TROUBLE.search(line)] == []
 
     def test_models_are_the_same_bit_by_bit(self, pair):
-        legacy, migrated = (pair.runs[name].models(pair.kind.model) for name in ("legacy", "migrated"))
-        assert legacy.keys() == migrated.keys() and legacy
-        for file, model in legacy.items():
-            assert model.keys() == migrated[file].keys()
-            for name, array in model.items():
-                assert array.dtype == migrated[file][name].dtype and array.shape == migrated[file][name].shape
-                assert array.tobytes() == migrated[file][name].tobytes(), f"{file}: {name}"
+        check_same_models(pair, pair.runs["migrated"])
 
     def test_models_are_trained(self, pair):
         """Else two jobs that do nothing would be the same."""
@@ -395,3 +404,13 @@ class TestCrossSiteValidation:
         assert found[0] == found[1]
         for results in found[0].values():
             assert results.keys() == {"SRV_server", "site-1", "site-2"}
+
+
+@pytest.mark.parametrize("name", ["in_process", "external_numpy"])
+def test_nvflare_2_9_runs_it_by_its_own_executor(name, pairs, nvflare_2_9):
+    pair = pairs[name]
+    tool = pair.migrate("for_2_9", "2.9")
+    assert tool.returncode == 0, tool.stdout
+    run = Run(pair.root / "for_2_9", pair.kind.sites, PYTHONPATH=str(nvflare_2_9))
+    assert run.exit_code == 0, run.log
+    check_same_models(pair, run)
