@@ -26,7 +26,9 @@ from tests.unit_test.app_common.executors.job_harness import PROJECT
 
 EXAMPLES = PROJECT / "examples"
 # Seconds after which an example is taken to hang.
-LIMIT = 120
+LIMIT = 300
+
+pytestmark = pytest.mark.watchdog(LIMIT + 30)
 
 # name: (arguments, modules that it needs, what it says at its end)
 CASES = {
@@ -35,6 +37,8 @@ CASES = {
     "torchrun": (["--rounds", "1"], ["torch"], "weights [["),
     "lightning": ([], ["torch", "pytorch_lightning"], "weights [["),
     "attach": (["--rounds", "1"], [], "both jobs have ended"),
+    "slurm": (["--rounds", "1"], [], "was preempted and restarted: round 0 went on at step"),
+    "tracking": (["--rounds", "2"], ["tensorboard"], "all records have arrived"),
 }
 
 
@@ -60,5 +64,9 @@ def test_example(name, tmp_path):
     assert process.returncode == 0, output
     assert last_words in output
     assert "Traceback" not in output
+    # No rank of a trainer ends in an error when the job has ended, in whatever log that would be.
+    logs = [path for pattern in ("*.log", "*.txt", "*.out") for path in (tmp_path / "demo").rglob(pattern)]
+    assert logs
+    assert [path for path in logs if "Traceback" in path.read_text()] == []
     # What travels with the job is in its workspace, and nothing else is written.
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
