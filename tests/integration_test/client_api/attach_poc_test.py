@@ -20,6 +20,8 @@ import textwrap
 
 import pytest
 
+from nvflare.apis.executor import Executor
+from nvflare.app_common.executors.attach_executor import AttachExecutor
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.app_common.np.np_model_persistor import NPModelPersistor
 from nvflare.app_common.workflows.fedavg import FedAvg
@@ -44,11 +46,14 @@ TRAIN = """
 """
 
 
-def make_job() -> FedJob:
-    job = FedJob(name="attached", min_clients=len(SITES))
+ALLOWED = f"{AttachExecutor.__module__}.{AttachExecutor.__name__}"
+
+
+def make_job(name: str, executor: Executor) -> FedJob:
+    job = FedJob(name=name, min_clients=len(SITES))
     job.to_server(NPModelPersistor(model=[0.0, 0.0, 0.0]), id="persistor")
     job.to_server(FedAvg(num_clients=len(SITES), num_rounds=ROUNDS, persistor_id="persistor"))
-    job.to_clients(ClientAPIExecutor("attach", attach_timeout=WAIT))
+    job.to_clients(executor)
     return job
 
 
@@ -65,9 +70,13 @@ def attached(tmp_path_factory):
             command += ["--wait", str(WAIT), "--", str(script)]
             trainers.append(subprocess.Popen(command, cwd=elsewhere, stdout=subprocess.PIPE, text=True))
 
-    with PocFederation(tmp_path_factory.mktemp("federation")) as federation:
+    proof = elsewhere / "a_command_has_run"
+    command = ClientAPIExecutor("external_process", command=f"touch {proof}")
+    with PocFederation(tmp_path_factory.mktemp("federation"), allowed=[ALLOWED]) as federation:
         try:
-            job = federation.run(make_job(), attach)
+            job = federation.run(make_job("attached", AttachExecutor(attach_timeout=WAIT)), attach, has_code=False)
+            job.with_a_command = federation.run(make_job("with_a_command", command), has_code=False)
+            job.has_run_a_command = proof.exists()
             job.trainer_ends = [(trainer.communicate(timeout=WAIT)[0], trainer.returncode) for trainer in trainers]
         finally:
             for trainer in trainers:
@@ -77,6 +86,11 @@ def attached(tmp_path_factory):
 
 
 class TestAttachedTrainers:
+    """On sites that allow AttachExecutor, and of this package's classes no other, to jobs without code."""
+
+    def test_job_that_names_a_command_is_refused(self, attached):
+        assert attached.with_a_command.status != "FINISHED:COMPLETED" and not attached.has_run_a_command
+
     def test_model_is_trained(self, attached):
         assert attached.status == "FINISHED:COMPLETED"
         assert global_model(attached) == [float(ROUNDS)] * 3

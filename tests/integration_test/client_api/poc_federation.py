@@ -20,6 +20,7 @@ end all of them, whatever they did to their session, parent or name.
 """
 
 import io
+import json
 import os
 import select
 import signal
@@ -29,7 +30,7 @@ import time
 import warnings
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Callable, Iterator, List
+from typing import Callable, Iterable, Iterator, List
 
 import yaml
 
@@ -56,16 +57,18 @@ STATUS_POLL_INTERVAL = 0.5
 class PocFederation:
     """Runs as long as its context; jobs go through the FLARE API."""
 
-    def __init__(self, root: Path, sites: int = 2):
+    def __init__(self, root: Path, sites: int = 2, allowed: Iterable[str] = ()):
         """Initializes a federation; nothing is started.
 
         Args:
             root: an empty folder, of which nothing but the federation and its jobs is kept.
             sites: their number; their names are site-1, site-2, ...
+            allowed: classes that the sites let jobs without code name, beside those that nvflare lists.
         """
         self.root = root
         self.sites = [f"site-{number + 1}" for number in range(sites)]
         self.workspace = root / "poc"
+        self._allowed = list(allowed)
         self._home = root / "home"  # nvflare notes startup kits in the user's home, and these are not the user's
 
     def __enter__(self) -> "PocFederation":
@@ -73,11 +76,12 @@ class PocFederation:
         project = self._write_project()
         try:
             self._poc("prepare", "-i", str(project))
+            (self._kits,) = self.workspace.glob("*/prod_00")
+            self._allow_classes()
             self._poc("start", "--timeout", str(START_TIMEOUT))
         except BaseException:  # a federation that is half there must not outlive an interrupted test run either
             self._kill(self.processes())
             raise
-        (self._kits,) = self.workspace.glob("*/prod_00")
         return self
 
     def __exit__(self, *exc_info) -> None:
@@ -100,6 +104,13 @@ class PocFederation:
         project["participants"] = [server, *clients, *admins]
         path.write_text(yaml.safe_dump(project))
         return path
+
+    def _allow_classes(self) -> None:
+        for site in self.sites if self._allowed else ():
+            local = self.startup_kit(site) / "local"
+            resources = json.loads((local / "resources.json.default").read_text())
+            resources["class_allow_list"] += self._allowed
+            (local / "resources.json").write_text(json.dumps(resources))
 
     def _poc(self, *arguments: str) -> None:
         path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
@@ -140,14 +151,17 @@ class PocFederation:
             finally:
                 session.close()
 
-    def run(self, job: FedJob, meanwhile: Callable = None) -> "PocJob":
+    def run(self, job: FedJob, meanwhile: Callable = None, has_code: bool = True) -> "PocJob":
         """Runs a job to its end, and until no process of it is left or JOB_END_TIMEOUT is over.
 
         Args:
             job: the job; its name must be unique in this federation.
             meanwhile: called with the job and the session once the job is submitted.
+            has_code: whether nvflare takes the job for one with code of its own, as it does each job of a FedJob.
         """
         job.export_job(str(self.root / "jobs"))
+        for folder in () if has_code else (self.root / "jobs" / job.name).glob("*/custom"):
+            folder.rmdir()  # empty, and enough
         with self.session() as session:
             poc_job = PocJob(self, session.submit_job(str(self.root / "jobs" / job.name)))
             if meanwhile:

@@ -22,7 +22,7 @@ import pytest
 
 from nvflare.app_common.executors.client_api.handshake import Handshake, HandshakeError, new_session_keys, unpack
 from nvflare.app_common.executors.client_api.migrate import NOT_MIGRATED, OK, main
-from nvflare.app_common.executors.client_api.private_files import Owner
+from nvflare.app_common.executors.client_api.private_files import Owner, remove_orphans
 from nvflare.app_common.executors.client_api.rendezvous import (
     RENDEZVOUS_FILE,
     Claim,
@@ -30,6 +30,7 @@ from nvflare.app_common.executors.client_api.rendezvous import (
     find_ranks_file,
     ranks_file,
 )
+from nvflare.app_common.executors.client_api.seals import SealBroken
 from tests.unit_test.app_common.executors.client_api.fuzzing import (
     FUZZ_WATCHDOG,
     fuzzed,
@@ -60,6 +61,28 @@ class TestHandshake:
             return  # something was added to a good answer
         with pytest.raises(HandshakeError):
             self.handshake.check_answer(answer, self.hello)
+
+
+class TestSeals:
+    key = TestHandshake.handshake.key(TestHandshake.hello)
+    seal = key.channel("messages", is_trainer=True).seal(b"head", b"payload")
+    answer = key.channel("messages", is_trainer=False).seal_answer(seal, b"OK")
+
+    def changed(good: bytes):
+        place = st.tuples(st.integers(0, len(good) - 1), st.integers(1, 255))
+        return place.map(lambda at: good[: at[0]] + bytes([good[at[0]] ^ at[1]]) + good[at[0] + 1 :])
+
+    no_seals = st.binary(max_size=100) | json_data
+
+    @fuzzed(seal=no_seals | changed(seal), head=st.binary(max_size=10), payload=st.binary(max_size=10))
+    def test_message(self, seal, head, payload):
+        with pytest.raises(SealBroken):
+            self.key.channel("messages", is_trainer=False).check(seal, head, payload)
+
+    @fuzzed(answer=no_seals | changed(answer), head=st.binary(max_size=10))
+    def test_answer(self, answer, head):
+        with pytest.raises(SealBroken):
+            self.key.channel("messages", is_trainer=True).check_answer(answer, self.seal, head)
 
 
 class TestFiles:
@@ -93,6 +116,20 @@ class TestFiles:
             fcntl.flock(held, fcntl.LOCK_EX)
             found = find_ranks_file(str(tmp_path))
         assert found is None or found[0] == path
+
+    @fuzzed(share=0.5, content=contents)
+    def test_what_a_job_may_have_left(self, tmp_path, content):
+        path = self.put(tmp_path, RENDEZVOUS_FILE, content)
+        removed = remove_orphans([path.parent], [RENDEZVOUS_FILE])
+        assert removed in ([], [path]) and path.exists() != bool(removed)
+
+    @fuzzed(text=st.text(max_size=60) | st.lists(st.text("0123456789_-x", max_size=9), max_size=7).map("_".join))
+    def test_owner(self, text):
+        try:
+            owner = Owner.parse(text)
+        except ValueError:
+            return
+        assert str(owner).replace("-", "/") == text.replace("-", "/") and owner.is_gone in (True, False)
 
     @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"TASK_EXCHANGE":' * 100_000, b"\xff" * 10, b""])
     def test_hostile_rendezvous(self, tmp_path, content):
