@@ -128,7 +128,9 @@ def find_configs(job_dir: Path) -> List[ClientConfig]:
     if not configs:
         places = f"{job_dir}, {job_dir}/config, {job_dir}/* and {job_dir}/*/config"
         name = Path(JobConstants.CLIENT_JOB_CONFIG).stem
-        raise MigrationError(f"no job: there is no {name}.json, .conf or .yml in {places}", USAGE)
+        jobs = sorted({path.parents[2] for path in job_dir.glob(f"*/*/config/{name}.*")})
+        advice = f"; migrate the jobs in it one by one, such as {jobs[0]}" if jobs else ""
+        raise MigrationError(f"no job: there is no {name}.json, .conf or .yml in {places}{advice}", USAGE)
     return configs
 
 

@@ -25,7 +25,7 @@ import io
 import re
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple, Union
+from typing import Any, Union
 
 from nvflare.apis.fl_constant import SystemVarName
 from nvflare.app_common.executors.client_api.migration.knobs import LEGACY_EXECUTORS
@@ -105,13 +105,7 @@ def strings(value: Any) -> list:
     return [value] if isinstance(value, str) else []
 
 
-class Exchanger(NamedTuple):
-    """An executor that hands its tasks to a trainer that somebody else starts."""
-
-    name: str  # of nvflare's class
-
-
-# nvflare's own.
+# Executors that hand their tasks to a trainer that somebody else starts.
 EXCHANGERS = ("TaskExchanger", "IPCExchanger", "HubExecutor")
 
 
@@ -129,8 +123,8 @@ class ExecutorPart:
         self.legacy = LEGACY_EXECUTORS[name]
 
 
-def find_executor(config: Any, resolved: dict, custom_dir: Path) -> Union[ExecutorPart, Exchanger, None]:
-    """Returns the legacy executor or exchanger that a config names, or None.
+def find_executor(config: Any, resolved: dict, custom_dir: Path) -> Union[ExecutorPart, str, None]:
+    """Returns the legacy executor that a config names, the class name of an exchanger, or None.
 
     Args:
         config: of the executor, as it is written.
@@ -146,7 +140,7 @@ def find_executor(config: Any, resolved: dict, custom_dir: Path) -> Union[Execut
     if is_part(resolved, *LEGACY_EXECUTORS):
         return ExecutorPart(path.rpartition(".")[2], arguments)
     if is_part(resolved, *EXCHANGERS):
-        return Exchanger(path.rpartition(".")[2])
+        return path.rpartition(".")[2]
     if is_part(resolved, "LauncherExecutor"):
         raise PartError("LauncherExecutor is a base class: name one of " + ", ".join(LEGACY_EXECUTORS))
     if "." not in path or path.startswith("nvflare."):
@@ -171,7 +165,7 @@ def _imports_from(folder: Path):
                 del sys.modules[name]
 
 
-def _find_own(path: str, arguments: dict, resolved: dict) -> Union[ExecutorPart, Exchanger, None]:
+def _find_own(path: str, arguments: dict, resolved: dict) -> Union[ExecutorPart, str, None]:
     module, _, name = path.rpartition(".")
     try:
         own = getattr(importlib.import_module(module), name)
@@ -183,7 +177,7 @@ def _find_own(path: str, arguments: dict, resolved: dict) -> Union[ExecutorPart,
     if position is None:
         if any(base.__name__ == "LauncherExecutor" for base in bases):
             raise PartError(f"{path} is a LauncherExecutor of the job's own: {OWN_BEHAVIOUR}")
-        return next((Exchanger(base.__name__) for base in bases if base.__name__ in EXCHANGERS), None)
+        return next((base.__name__ for base in bases if base.__name__ in EXCHANGERS), None)
     if position == 0:
         return ExecutorPart(bases[0].__name__, arguments)
     names = {name for base in bases[:position] for name in vars(base)}

@@ -57,7 +57,6 @@ from nvflare.app_common.executors.client_api.migration.knobs import (
     RENAMED,
 )
 from nvflare.app_common.executors.client_api.migration.parts import (
-    Exchanger,
     ExecutorPart,
     PartError,
     UnknownPart,
@@ -152,7 +151,7 @@ def _plan_executor(job: LegacyJob, position: int, part: ExecutorPart) -> None:
     job.executors.append(NewExecutor(position, arguments))
 
 
-def _note_pipe(job: LegacyJob, where: str, part: Optional[Exchanger], resolved: dict) -> None:
+def _note_pipe(job: LegacyJob, where: str, part: Optional[str], resolved: dict) -> None:
     """An executor that somebody else's trainer serves is left alone; its successor is attach."""
     if part or "pipe_id" in resolved["args"]:
         advice = f"left alone; with a script that uses the Client API, {attach_advice(job.target)}"

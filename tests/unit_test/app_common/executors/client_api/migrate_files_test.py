@@ -212,6 +212,11 @@ class TestBadInput:
             assert main([str(path)]) == USAGE
         assert capsys.readouterr().err.count("\n") == 3
 
+    def test_a_folder_of_jobs(self, tmp_path, capsys):
+        job = shutil.copytree(JOBS / "two_sites", tmp_path / "jobs" / "job")
+        assert main([str(job.parent)]) == USAGE
+        assert f"migrate the jobs in it one by one, such as {job}" in capsys.readouterr().err
+
     def test_symlinks_and_folders_are_no_configs(self, tmp_path, capsys):
         (tmp_path / "link").mkdir()
         (tmp_path / "link" / "config_fed_client.conf").symlink_to(config_file(JOBS / "swarm"))
