@@ -56,11 +56,6 @@ from tests.unit_test.app_common.executors.job_harness import (
 pytestmark = WITH_PROCESSES
 
 
-@pytest.fixture
-def site_cell(job_cell):
-    return job_cell
-
-
 class TestAttach(BackendContract):
     RETURNED = "it returned"
     EXITED = {0: "it exited with 0", 3: "it exited with 3"}

@@ -51,11 +51,6 @@ from tests.unit_test.app_common.executors.job_harness import LIMIT, assert_faile
 pytestmark = WITH_PROCESSES
 
 
-@pytest.fixture
-def site_cell(job_cell):
-    return job_cell
-
-
 def assert_refused(stranger: TrainerPipe, topic: str, data) -> None:
     """Whoever has no part in a session gets no answer that he could believe."""
     assert not stranger.send(PipeMessage.new_request(topic, data), 0.5)

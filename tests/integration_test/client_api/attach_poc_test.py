@@ -28,6 +28,7 @@ from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.job_config.api import FedJob
 from tests.integration_test.client_api.external_process_poc_test import SITES, complaints, global_model
 from tests.integration_test.client_api.poc_federation import PocFederation
+from tests.integration_test.client_api.simulator_parts import EAGER
 
 pytestmark = pytest.mark.watchdog(600)
 
@@ -53,6 +54,7 @@ def make_job(name: str, executor: Executor) -> FedJob:
     job = FedJob(name=name, min_clients=len(SITES))
     job.to_server(NPModelPersistor(model=[0.0, 0.0, 0.0]), id="persistor")
     job.to_server(FedAvg(num_clients=len(SITES), num_rounds=ROUNDS, persistor_id="persistor"))
+    job.to_server(EAGER)
     job.to_clients(executor)
     return job
 

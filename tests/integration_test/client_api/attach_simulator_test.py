@@ -36,7 +36,7 @@ from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.pipe.file_pipe import FilePipe
 from nvflare.job_config.api import FedJob
 from tests.integration_test.client_api.attach_harness import Trainer, attach_command
-from tests.integration_test.client_api.simulator_parts import LogKeeper
+from tests.integration_test.client_api.simulator_parts import EAGER, LogKeeper
 from tests.unit_test.app_common.executors.job_harness import PROJECT
 
 pytestmark = pytest.mark.watchdog(300)
@@ -92,6 +92,7 @@ class SimulatedJob:
         job = FedJob(name="job", min_clients=1)
         job.to_server(NPModelPersistor(model=[0.0, 0.0]), id="persistor")
         job.to_server(FedAvg(num_clients=1, num_rounds=ROUNDS, persistor_id="persistor"))
+        job.to_server(EAGER)
         job.to_server(LogKeeper(), id="log_keeper")
         job.to_clients(ClientAPIExecutor("attach", attach_timeout=60.0))
         if pipe:

@@ -67,11 +67,6 @@ HELD_UP = """
 
 
 @pytest.fixture
-def site_cell(job_cell):
-    return job_cell
-
-
-@pytest.fixture
 def run(processes):
     """Runs the command line to its end; returns exit code and output."""
 

@@ -36,11 +36,6 @@ LEASE = {**SHORT_LEASE, "heartbeat_timeout": 2.0}
 
 
 @pytest.fixture
-def site_cell(job_cell, no_process_left):
-    return job_cell
-
-
-@pytest.fixture
 def set_clock(monkeypatch):
     """Sets the wall clock of this process by so many seconds."""
 

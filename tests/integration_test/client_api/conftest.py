@@ -33,7 +33,6 @@ from tests.unit_test.app_common.executors.conftest import (  # noqa: F401 - what
     job_factory,
     nothing_left,
     real_stderr,
-    site_cell,
     site_log,
     watchdog,
 )
@@ -52,6 +51,12 @@ def job_cell(federation):
     cell = federation.join(f"{SITE_NAME}.{uuid.uuid4().hex}")  # a process can give a cell's name only twice
     warm_up(cell)
     return cell
+
+
+@pytest.fixture
+def site_cell(job_cell, no_process_left):
+    """The cell of a job's process, which leaves no process behind."""
+    return job_cell
 
 
 @pytest.fixture
@@ -82,7 +87,7 @@ def killed_job_process(federation, no_process_left, tmp_path):
 
 
 @pytest.fixture
-def processes(nothing_left):  # noqa: F811
+def processes(nothing_left, no_process_left):  # noqa: F811
     """Starts processes; those that are left are killed after the test."""
     started = []
 

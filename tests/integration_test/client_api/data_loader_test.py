@@ -39,11 +39,6 @@ TRAIN = """
 """
 
 
-@pytest.fixture
-def site_cell(job_cell, no_process_left):
-    return job_cell
-
-
 @pytest.mark.parametrize("workers", ["persistent", "of_each_round"])
 def test_rounds_with_workers(job, workers):
     start(job, TRAIN, workers)

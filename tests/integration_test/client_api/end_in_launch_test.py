@@ -44,11 +44,6 @@ MOMENTS = ["", "starting -> running", "created -> waiting", "waiting -> ready", 
 TEARDOWN = ["ready -> closing", "running -> exited", "exited -> stopped", "closing -> closed"]
 
 
-@pytest.fixture
-def site_cell(job_cell, no_process_left):
-    return job_cell
-
-
 def find_all(own_folder: Path) -> dict:
     """All that a launch may leave in this process, in others and in the job's config folder."""
     links = {}

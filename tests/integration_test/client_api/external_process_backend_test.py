@@ -51,11 +51,6 @@ from tests.unit_test.app_common.executors.job_harness import (
 pytestmark = WITH_PROCESSES
 
 
-@pytest.fixture
-def site_cell(job_cell, no_process_left):
-    return job_cell
-
-
 class TestExternalProcess(BackendContract):
     RETURNED = "exit code 0"
     EXITED = {0: "exit code 0", 3: "exit code 3"}

@@ -51,11 +51,6 @@ FAULTS = {
 KILL_LIMIT = 2.0
 
 
-@pytest.fixture
-def site_cell(job_cell, no_process_left):
-    return job_cell
-
-
 class TestFaults:
     """Each phase with each fault: the task fails with the cause, and the next one gets a fresh trainer."""
 

@@ -31,7 +31,7 @@ from nvflare.app_common.np.np_model_persistor import NPModelPersistor
 from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.job_config.api import FedJob
 from tests.integration_test.client_api.poc_federation import PocFederation, Signpost
-from tests.integration_test.client_api.simulator_parts import LogKeeper
+from tests.integration_test.client_api.simulator_parts import EAGER, LogKeeper
 
 pytestmark = pytest.mark.watchdog(600)
 
@@ -111,6 +111,7 @@ def make_job(
     job = FedJob(name=name, min_clients=len(SITES))
     job.to_server(persistor or NPModelPersistor(model=[0.0, 0.0, 0.0]), id="persistor")
     job.to_server(FedAvg(num_clients=len(SITES), num_rounds=rounds, persistor_id="persistor"))
+    job.to_server(EAGER)
     job.to_server(LogKeeper(), id="log_keeper")
     job.to_clients(ClientAPIExecutor("external_process", command=command, **executor_args))
     for file_name, text in (("train.py", TRAIN), ("run.sh", RUN)):

@@ -41,6 +41,7 @@ from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.job_config.api import FedJob
 from nvflare.job_config.defs import FilterType
 from tests.integration_test.client_api.poc_federation import find_processes
+from tests.integration_test.client_api.simulator_parts import EAGER
 
 pytestmark = pytest.mark.watchdog(400)
 
@@ -184,6 +185,7 @@ class SimulatedJob:
         self.fed_job = FedJob(name="job", min_clients=sites)
         self.fed_job.to_server(NPModelPersistor(source_ckpt_file_full_name=str(root / "initial.npy")), id="persistor")
         self.fed_job.to_server(FedAvg(num_clients=sites, num_rounds=ROUNDS, persistor_id="persistor"))
+        self.fed_job.to_server(EAGER)
         self.fed_job.to_server(self.custom_component("Observer", OBSERVER), id="observer")
         self.fed_job.to_clients(ClientAPIExecutor("external_process", command=command))
         (root / "train.py").write_text(textwrap.dedent(script))

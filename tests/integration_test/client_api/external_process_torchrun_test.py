@@ -42,11 +42,6 @@ pytestmark = [
 FAILURE_LIMIT = 2.0
 
 
-@pytest.fixture
-def site_cell(job_cell, no_process_left):
-    return job_cell
-
-
 def test_launcher_is_killed(job, site_log, no_process_left):
     start_ranks(job)
     running = job.submit("train", task_of())

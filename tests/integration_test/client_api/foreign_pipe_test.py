@@ -38,11 +38,6 @@ from tests.unit_test.app_common.executors.job_harness import LARGE, SMALL, asser
 pytestmark = WITH_PROCESSES
 
 
-@pytest.fixture
-def site_cell(job_cell):
-    return job_cell
-
-
 class TestForeignPipe:
     """The job brings its own pipe: a shared folder, and no network between job and trainer."""
 

@@ -38,7 +38,7 @@ from nvflare.app_common.widgets.validation_json_generator import ValidationJsonG
 from nvflare.app_common.workflows.cross_site_model_eval import CrossSiteModelEval
 from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.job_config.api import FedJob
-from tests.integration_test.client_api.simulator_parts import LogKeeper
+from tests.integration_test.client_api.simulator_parts import EAGER, LogKeeper
 
 pytestmark = pytest.mark.watchdog(400)
 
@@ -90,6 +90,7 @@ class SimulatedJob:
         persistor = NPModelPersistor(model=[0.0, 0.0, 0.0])
         self.fed_job.to_server(persistor, id="persistor")
         self.fed_job.to_server(FedAvg(num_clients=sites, num_rounds=rounds, persistor_id="persistor"))
+        self.fed_job.to_server(EAGER)
         self.fed_job.to_server(LogKeeper(), id="log_keeper")
         executor = ClientAPIExecutor(
             "in_process",

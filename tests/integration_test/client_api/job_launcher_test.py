@@ -34,11 +34,6 @@ from tests.unit_test.app_common.executors.job_harness import JOB_ID, LIMIT, SITE
 pytestmark = WITH_PROCESSES
 
 
-@pytest.fixture
-def site_cell(job_cell, no_process_left):
-    return job_cell
-
-
 def start(job, launcher, **arguments):
     job.start(attached(**{**SHORT_LEASE, **arguments}), components={LAUNCHER_COMPONENT: launcher})
 

@@ -49,6 +49,7 @@ from nvflare.client.config import TransferType
 from nvflare.fuel.utils.config_factory import ConfigFactory
 from nvflare.job_config.api import FedJob
 from nvflare.job_config.script_runner import FrameworkType, ScriptRunner
+from tests.integration_test.client_api.simulator_parts import EAGER
 
 pytestmark = pytest.mark.watchdog(400)
 
@@ -148,6 +149,7 @@ def _script(root: Path, name: str, text: str) -> str:
 def _add_numpy_fedavg(job: FedJob, sites: int) -> None:
     job.to_server(NPModelPersistor(model=INITIAL), id="persistor")
     job.to_server(FedAvg(num_clients=sites, num_rounds=ROUNDS, persistor_id="persistor"))
+    job.to_server(EAGER)
 
 
 def in_process_with_cross_site_validation(root: Path) -> None:
@@ -219,6 +221,7 @@ def cyclic(root: Path) -> None:
     job.to_server(NPModelPersistor(model=INITIAL), id="persistor")
     job.to_server(FullModelShareableGenerator(), id="shareable_generator")
     job.to_server(CyclicController(num_rounds=ROUNDS))
+    job.to_server(EAGER)
     job.to_clients(ScriptRunner(script=_script(root, "train.py", TRAIN), framework=FrameworkType.NUMPY))
     job.export_job(str(root / "legacy"))
     _rewrite_as_conf(_client_config(root))

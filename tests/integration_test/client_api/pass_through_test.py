@@ -36,11 +36,6 @@ VAIN_LIMIT = 3.0
 DEATHS = {"exit_3": "exit code 3", "sigkill": "killed by SIGKILL", "sigkill_guard": "its process guard ended first"}
 
 
-@pytest.fixture
-def site_cell(job_cell, no_process_left):
-    return job_cell
-
-
 class TestFilters:
     @pytest.mark.parametrize(
         "filters, task_type, result_type",

@@ -43,11 +43,6 @@ from tests.unit_test.app_common.executors.job_harness import (
 pytestmark = WITH_PROCESSES
 
 
-@pytest.fixture
-def site_cell(job_cell, no_process_left):
-    return job_cell
-
-
 class TestStrangers:
     """Processes that would like to be the trainer; the good one then finishes its task."""
 

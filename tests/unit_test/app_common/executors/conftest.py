@@ -35,7 +35,7 @@ from tests.unit_test.app_common.executors.client_api.log_watch import LogWatch
 from tests.unit_test.app_common.executors.job_harness import JOB_ID, Cellnet, JobHarness
 
 # Seconds: a test that takes longer hangs. A marker `watchdog(seconds)` gives a test its own limit.
-WATCHDOG_TIMEOUT = 120
+WATCHDOG_TIMEOUT = 180
 # Seconds that threads which were told to end may take for it.
 THREAD_END_TIMEOUT = 30
 

@@ -56,7 +56,7 @@ from nvflare.widgets.widget import WidgetID
 PROJECT = Path(__file__).parents[4]
 SITE_NAME = "site-1"
 JOB_ID = "job-1"
-LIMIT = 30.0  # seconds that a test waits for anything
+LIMIT = 60.0  # seconds that a test waits for anything
 POOL_THREADS = 8  # of nvflare's pools
 SMALL = 4
 # Elements of an array that is too large to travel inside a message, and of one that is also too large to travel in the

@@ -18,7 +18,7 @@ import logging
 import threading
 
 # Seconds that a wait may take.
-LIMIT = 30.0
+LIMIT = 60.0
 
 
 class LogWatch(logging.Handler):

@@ -28,7 +28,7 @@ import pytest
 
 MARKER = "TRAINER_PROCESS_TEST"
 # The marks of a module whose tests use this.
-WITH_PROCESSES = [pytest.mark.watchdog(60), pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]
+WITH_PROCESSES = [pytest.mark.watchdog(180), pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]
 
 
 def marked_pids(marker):
