@@ -2,6 +2,7 @@
 #
 # PYTHON   the Python (3.10 or newer) to create $(VENV) with; `make clean` before you change it
 # VENV     where to install
+# WORKERS  how many tests of `make test` run side by side; most of them wait for something most of the time
 # CHAOS, SOAK_ROUNDS, FUZZ_EXAMPLES  where `make chaos` writes, how many rounds its soak has, and its random inputs: 3.5
 #          times as many
 # NVFLARE  the nvflare to install, as a pip requirement, for example NVFLARE=nvflare==2.8.0
@@ -9,6 +10,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 NVFLARE ?= nvflare
+WORKERS ?= 2
 CHAOS ?= .chaos
 SOAK_ROUNDS ?= 10
 FUZZ_EXAMPLES ?= 30000
@@ -33,7 +35,7 @@ demo: $(VENV)/.wheel  ## run a federated job with two sites in nvflare's simulat
 	@$(RUN) examples/hello_numpy/run.py $(DEMO_ARGS)
 
 test: $(VENV)/.wheel  ## run all tests against the installed wheel (TEST_ARGS="-k name")
-	@$(RUN) -m pytest -n 2 --dist loadfile $(TEST_ARGS)
+	@$(RUN) -m pytest -n $(WORKERS) --dist loadfile $(TEST_ARGS)
 
 # 5 is pytest's word for: TEST_ARGS has selected none of them.
 chaos: $(VENV)/.wheel  ## kill, stop and cut a real federation in every phase; report: .chaos/report.html (SOAK_ROUNDS=500)
