@@ -38,6 +38,7 @@ CASES = {
     "lightning": ([], ["torch", "pytorch_lightning"], "weights [["),
     "attach": (["--rounds", "1"], [], "both jobs have ended"),
     "slurm": (["--rounds", "1"], [], "was preempted and restarted: round 0 went on at step"),
+    "lora": (["--rounds", "2"], ["torch", "transformers", "peft"], "16384 of 94528 weights travelled"),
     "tracking": (["--rounds", "2"], ["tensorboard"], "all records have arrived"),
 }
 
