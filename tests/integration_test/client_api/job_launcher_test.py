@@ -28,7 +28,7 @@ from nvflare.app_common.executors.client_api.job_launcher import LAUNCHER_COMPON
 from nvflare.app_common.launchers.subprocess_launcher import SubprocessLauncher
 from tests.integration_test.client_api.attach_harness import RUNNER, SHORT_LEASE, assert_works, attached, workspace
 from tests.integration_test.client_api.external_jobs import TRAINER_SCRIPT
-from tests.unit_test.app_common.executors.client_api.process_watch import WITH_PROCESSES
+from tests.unit_test.app_common.executors.client_api.process_watch import WITH_PROCESSES, marked_pids
 from tests.unit_test.app_common.executors.job_harness import JOB_ID, LIMIT, SITE_NAME, assert_failed, make_task
 
 pytestmark = WITH_PROCESSES
@@ -52,11 +52,11 @@ class TestSubprocessLauncher:
         for _ in range(2):
             assert_works(job)
 
-    def test_lost_trainer_is_launched_again(self, job, site_log):
-        launcher = subprocess_launcher(job, launch_once=False)
-        start(job, launcher, allow_reconnect=True)
+    def test_lost_trainer_is_launched_again(self, job, site_log, no_process_left):
+        start(job, subprocess_launcher(job, launch_once=False), allow_reconnect=True)
         assert_works(job)
-        os.kill(launcher._process.pid, signal.SIGKILL)
+        for pid in marked_pids(no_process_left) - {os.getpid()}:
+            os.kill(pid, signal.SIGKILL)
         site_log.wait_for("-> lost")
         assert_works(job)
 
