@@ -50,6 +50,7 @@ from nvflare.app_common.executors.client_api.backend_spec import (
     clip_cause,
 )
 from nvflare.app_common.executors.client_api.lost_parent import ParentWatch
+from nvflare.app_common.executors.client_api.results import Results
 from nvflare.app_common.widgets.convert_to_fed_event import FED_EVENT_PREFIX
 from nvflare.security.logging import secure_format_exception, secure_format_traceback
 from nvflare.widgets.info_collector import InfoCollector
@@ -122,6 +123,7 @@ class ClientAPIExecutor(Executor):
         self._analytics_fire_fed_event = False
         self._backend: Optional[ClientAPIBackendSpec] = None
         self._analytics: Optional[AnalyticsRelay] = None
+        self._results = Results()
         self._turn = threading.Lock()  # held by the execute() call whose task the backend works on
         self._stats = {"current_task": "", "tasks_done": 0, "tasks_failed": 0}
         self._parent_watch: Optional[ParentWatch] = None
@@ -179,6 +181,7 @@ class ClientAPIExecutor(Executor):
         if current_round is not None:
             result.set_header(AppConstants.CURRENT_ROUND, current_round)
         analytics.flush(abort_signal)
+        self._results.note_task(task_name, current_round, fl_ctx)
         return result
 
     @contextmanager
@@ -243,6 +246,7 @@ class ClientAPIExecutor(Executor):
                 backend.finalize(fl_ctx)
             except Exception:
                 self.log_error(fl_ctx, f"the backend did not end well: {secure_format_traceback()}")
+        self._results.close()
         if self._analytics:
             self._analytics.close()
             self._analytics = None
@@ -256,6 +260,7 @@ class ClientAPIExecutor(Executor):
             if self._backend:
                 if event_type == InfoCollector.EVENT_TYPE_GET_STATS:
                     self._report_stats(fl_ctx)
+                self._results.handle_event(event_type, fl_ctx, self._backend)
                 self._backend.handle_event(event_type, fl_ctx)
         except Exception:
             self.log_error(fl_ctx, f"event {event_type} was not handled: {secure_format_traceback()}", fire_event=False)
@@ -264,7 +269,13 @@ class ClientAPIExecutor(Executor):
         collector = fl_ctx.get_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR)
         if collector:
             metrics = {"metrics_sent": self._analytics.sent, "metrics_dropped": self._analytics.dropped}
-            info = {"mode": self._execution_mode, **self._stats, **metrics, **self._backend.stats()}
+            info = {
+                "mode": self._execution_mode,
+                **self._stats,
+                **metrics,
+                **self._backend.stats(),
+                **self._results.stats(),
+            }
             collector.set_info(group_name=ClientAPIExecutor.__name__, info=info)
 
     # Analytics

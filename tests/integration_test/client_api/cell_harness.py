@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import List
 
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
-from nvflare.app_common.executors.client_api.trainer_cell import ConnectionMonitor
+from nvflare.app_common.executors.client_api.arrays.cells import connect
 from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.message import Message
@@ -75,10 +75,7 @@ class Federation:
 
 def connected_cell(fqcn: str, url: str) -> Cell:
     cell = Cell(fqcn, url, secure=False, credentials={}, create_internal_listener=False)
-    monitor = ConnectionMonitor()
-    cell.core_cell.communicator.register_monitor(monitor)
-    cell.start()
-    assert monitor.connected.wait(LIMIT)
+    connect(cell, cell.start)
     return cell
 
 

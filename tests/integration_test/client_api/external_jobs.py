@@ -19,11 +19,13 @@ import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Callable
 
 import numpy as np
 
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import FilterKey
+from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
+from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.client.constants import CLIENT_API_CONFIG
 from tests.integration_test.client_api.cell_harness import fetch_task, submit_result
@@ -48,7 +50,8 @@ def start(job, script: str, arguments: str = "", **executor_arguments):
 def start_fated(job, phase: str = "", fault: str = "", runner=None, **arguments):
     """Starts a job whose trainer meets a fault in one of its phases, once."""
     shutil.copy(TRAINER_SCRIPT, job.custom_dir)
-    return job.start(external(f"custom/{TRAINER_SCRIPT.name} {phase} {fault}", **arguments), runner=runner)
+    executor = external(f"custom/{TRAINER_SCRIPT.name} {phase} {fault}", **arguments)
+    return job.start(executor, runner=runner and runner(executor))
 
 
 def start_ranks(job):
@@ -80,22 +83,44 @@ def pipe_args(config: Path) -> dict:
     return json.loads(config.read_text())["TASK_EXCHANGE"]["pipe"]["ARG"]
 
 
-def runner_with(**filters):
-    """What a job's runner tells of its filters: by chain, the direction that has one."""
-    chains = {"task_data_filters": {}, "task_result_filters": {}}
-    for chain, direction in filters.items():
-        chains[chain][f"train{FilterKey.DELIMITER}{direction}"] = ["a filter"]
-    return SimpleNamespace(task_router=SimpleNamespace(task_table={"train": "the executor"}), **chains)
+def runner_with(*others, **filters):
+    """Returns what makes what a job's runner tells of an executor's surroundings.
+
+    Args:
+        others: executors of other tasks.
+        filters: by chain, the direction that has one.
+    """
+
+    def make(executor):
+        chains = {"task_data_filters": {}, "task_result_filters": {}}
+        for chain, direction in filters.items():
+            chains[chain][f"train{FilterKey.DELIMITER}{direction}"] = ["a filter"]
+        tasks = {"train": executor, **{f"other{i}": other for i, other in enumerate(others)}}
+        return SimpleNamespace(task_router=SimpleNamespace(task_table=tasks), **chains)
+
+    return make
 
 
-def round_trip(job, cell, size: int = LARGE) -> tuple:
-    """Does one task of the server; returns the task's and the result's array as the job has seen them."""
+def round_trip(job, cell, size: int = LARGE, after_task: Callable[[], None] = lambda: None) -> tuple:
+    """Does one task of the server as nvflare does; returns the task's and the result's array as the job has seen them.
+
+    Args:
+        job: the job.
+        cell: its cell.
+        size: float32 values of the model.
+        after_task: called when the job has the result, and the server does not.
+    """
     task = fetch_task(cell, size, 3.0)
     task_array = model_of(task).params["w"]
-    result = job.execute("train", task)
-    assert submit_result(cell, result) == whole_model(size)
-    job.fire(EventType.AFTER_SEND_TASK_RESULT)
-    return task_array, model_of(result).params["w"]
+    with job.engine.new_context() as fl_ctx:
+        result = job.executor.execute("train", task, fl_ctx, Signal())
+        assert result.get_return_code() == ReturnCode.OK, result
+        result_array = model_of(result).params["w"]
+        after_task()
+        job.executor.fire_event_with_data(EventType.AFTER_TASK_RESULT_FILTER, fl_ctx, FLContextKey.TASK_RESULT, result)
+        assert submit_result(cell, result) == whole_model(size)
+        job.engine.fire_event(EventType.AFTER_SEND_TASK_RESULT, fl_ctx)
+    return task_array, result_array
 
 
 def whole_model(size: int = LARGE) -> dict:

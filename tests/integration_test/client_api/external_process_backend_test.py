@@ -67,14 +67,16 @@ class TestExternalProcess(BackendContract):
         return external(f"custom/{job.script(script)}", **arguments)
 
     # The pipe takes a task from the cell's thread, so only a process that stands still does not accept it.
-    def test_task_wait_timeout(self, job):
+    def test_task_wait_timeout(self, job, site_log):
         script = """
             import os, signal
             import nvflare.client as flare
             flare.init()
+            print("it stops", flush=True)
             os.kill(os.getpid(), signal.SIGSTOP)
         """
         self.start(job, script, task_wait_timeout=0.5, shutdown_timeout=0.1)
+        site_log.wait_for("it stops")  # before, it would have the task
         assert_failed(job.execute("train", make_task()), "task_wait_timeout", "0.5")
 
     # In a trainer process of nvflare 2.8, receive() raises at the end.

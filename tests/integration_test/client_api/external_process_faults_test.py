@@ -74,9 +74,11 @@ class TestFaults:
 
     @pytest.mark.parametrize("fault", FAULTS)
     def test_between_two_tasks(self, job, site_log, fault):
-        self.start(job, "", fault)
+        self.start(job, "idle", fault)
         assert_works(job)
+        site_log.wait_for("waits for the next task")  # in flare.send() nvflare would catch what is raised
         os.kill(stats(job)["pid"], signal.SIGUSR1)
+        site_log.wait_for(f"now: {fault}")
         site_log.wait_for("-> lost")
         assert_works(job)
         assert stats(job)["launches"] == 2

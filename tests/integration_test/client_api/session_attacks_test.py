@@ -28,7 +28,6 @@ from nvflare.app_common.executors.client_api.handshake import Handshake, Handsha
 from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
 from nvflare.app_common.executors.client_api.trainer_pipe import (
     CHANNEL,
-    DELIVERED,
     ENCODING,
     HELLO,
     METRICS,
@@ -49,7 +48,7 @@ from tests.integration_test.client_api.cell_harness import connected_cell
 from tests.integration_test.client_api.raw_trainer import RawTrainer
 from tests.unit_test.app_common.executors.job_harness import LIMIT, stop_cell
 
-TOPICS = [TASK, METRICS, DELIVERED, Topic.HEARTBEAT, Topic.END, Topic.ABORT, Topic.PEER_GONE, "NONSENSE"]
+TOPICS = [TASK, METRICS, Topic.HEARTBEAT, Topic.END, Topic.ABORT, Topic.PEER_GONE, "NONSENSE"]
 RECORDS = [DXO(DataKind.ANALYTIC, data={"number": 1})]
 
 
@@ -122,14 +121,14 @@ class TestUnderTheTrainersName:
     @pytest.mark.parametrize("topic", TOPICS)
     def test_nothing_is_taken(self, session, trainer, attacker, records, topic):
         trainer.greet()
-        heard = session.pipe.get_last_peer_active_time()
+        heard = session.pipe.last_heard
         data = RECORDS if topic == METRICS else Shareable()
         for msg in (Message.new_request(topic, data), Message.new_reply(topic, data, "some task")):
             for message in (attacker.message(msg), attacker.sealed(msg)):
                 attacker.tell(topic, message)
         assert session.stats()["refused"] == 4
         assert session.state is SessionState.READY and not records
-        assert session.pipe.get_last_peer_active_time() == heard
+        assert session.pipe.last_heard == heard
         do_task(session, trainer)
 
     def test_result_of_a_task_in_hand(self, session, trainer, attacker):
@@ -199,10 +198,10 @@ class TestRepeatedAndChanged:
         trainer.greet()
         beats = recorded(session, Topic.HEARTBEAT)
         trainer.send(Message.new_request(Topic.HEARTBEAT, ""))
-        heard = session.pipe.get_last_peer_active_time()
+        heard = session.pipe.last_heard
         (beat,) = beats
         attacker.tell(Topic.HEARTBEAT, beat)
-        assert session.pipe.get_last_peer_active_time() == heard
+        assert session.pipe.last_heard == heard
 
     def test_repeated_result_is_taken_once(self, session, trainer, attacker):
         trainer.greet()
@@ -288,9 +287,9 @@ class TestFalseJob:
         assert not deceived.send(Message.new_request(METRICS, RECORDS), timeout=0.5)
 
     def test_its_answers_are_no_signs_of_life(self, deceived):
-        heard = deceived.get_last_peer_active_time()
+        heard = deceived.last_heard
         deceived.send(Message.new_request(METRICS, RECORDS), timeout=0.5)
-        assert deceived.get_last_peer_active_time() == heard
+        assert deceived.last_heard == heard
 
     @pytest.mark.parametrize("topic", TOPICS)
     def test_its_messages_are_not_taken(self, deceived, cell, keys, topic):
@@ -372,5 +371,5 @@ class TestNothingIsUnpackedBeforeAProof:
     def test_with_a_seal_it_is(self, session, trainer, bomb):
         trainer.greet()
         with pytest.raises(MessageRefused):
-            trainer.send(Message.new_request(DELIVERED, Bomb()), LIMIT)
+            trainer.send(Message.new_request(METRICS, Bomb()), LIMIT)
         assert Bomb.unpacked.pop() == {}

@@ -21,7 +21,7 @@ import pytest
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.handshake import Handshake, new_session_keys, pack, unpack
-from nvflare.app_common.executors.client_api.trainer_pipe import DELIVERED, HELLO, METRICS, TASK, TrainerPipe
+from nvflare.app_common.executors.client_api.trainer_pipe import HELLO, METRICS, PIECE, TASK, TrainerPipe
 from nvflare.app_common.executors.client_api.trainer_session import SessionState, TrainerSession
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.message import Message as CellMessage
@@ -78,7 +78,7 @@ def ask(cell, session: TrainerSession, topic: str, payload) -> str:
     return reply.get_header(MessageHeaderKey.RETURN_CODE), reply.payload
 
 
-TOPICS = [HELLO, TASK, METRICS, DELIVERED, Topic.HEARTBEAT, Topic.END, Topic.ABORT, Topic.PEER_GONE, "NONSENSE"]
+TOPICS = [HELLO, TASK, METRICS, PIECE, Topic.HEARTBEAT, Topic.END, Topic.ABORT, Topic.PEER_GONE, "NONSENSE"]
 
 
 class TestSession:
@@ -112,7 +112,7 @@ class TestSession:
             for message in (CellMessage(payload=payload), trainer.sealed(msg), trainer.sealed(msg, raw)):
                 trainer.ask(topic, message)
 
-        @fuzzed(share=0.1, topic=st.sampled_from([TASK, METRICS, DELIVERED, "NONSENSE", HELLO]), payload=wire_data)
+        @fuzzed(share=0.1, topic=st.sampled_from([TASK, METRICS, PIECE, "NONSENSE", HELLO]), payload=wire_data)
         def try_one(topic, payload):
             say(topic, payload)
             assert session.state is SessionState.READY

@@ -15,8 +15,8 @@
 """A training script that meets its fate on command: `trainer_script.py PHASE FAULT` (or nothing, and it just works).
 
 It adds 1 to each model. The fault happens once: the file `faulted` beside the script tells a later process so. A fault
-while arrays travel is set off by the first of them, and happens on the main thread like all the others, inside
-flare.receive() or flare.send(). SIGUSR1 sets it off at any time.
+while arrays are handed over happens on the main thread like all the others, inside flare.receive() or flare.send().
+SIGUSR1 sets it off at any time.
 """
 
 import os
@@ -26,13 +26,12 @@ import threading
 from pathlib import Path
 
 import nvflare.client as flare
-from nvflare.app_common.np.np_downloader import ArrayConsumer
-from nvflare.fuel.f3.streaming.download_service import DownloadService
+from nvflare.app_common.executors.client_api.arrays.memory import SharedMemory
 
 PHASE, FAULT = sys.argv[1:3] if len(sys.argv) > 2 else ("", "")
 MARKER = Path(__file__).with_name("faulted")
-# Seconds that the arrays are held up, so that none gets through before the fault.
-HOLD_UP = 1.0
+# Seconds that the arrays are held up, so that they do not get through before the fault.
+HOLD_UP = 10.0
 
 
 def hang():
@@ -72,7 +71,7 @@ def meet_fate(*_):
 
 
 def hold_up(transfer, step):
-    """Has a step in the transfer of arrays set off the fault."""
+    """Has a step in the hand-over of arrays set off the fault."""
     original = getattr(transfer, step)
 
     def held_up(*args):
@@ -89,15 +88,16 @@ def main():
     reach("launching")
     flare.init()
     if PHASE == "receiving":
-        hold_up(ArrayConsumer, "consume_items")
+        hold_up(SharedMemory, "reserve_all")
     elif PHASE == "sending":
-        hold_up(DownloadService, "_handle_download")
+        hold_up(SharedMemory, "seal")
     print("waits for tasks", flush=True)
     while flare.is_running():
         model = flare.receive()
         reach("training")
         flare.send(flare.FLModel(params={name: value + 1 for name, value in model.params.items()}))
         reach("accepted")
+        print("waits for the next task", flush=True)
 
 
 if __name__ == "__main__":

@@ -28,10 +28,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import List, Optional, Tuple
 
-from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
+from nvflare.app_common.executors.client_api.arrays.arrival import HeapLanding, SharedLanding
+from nvflare.app_common.executors.client_api.arrays.memory import CAN_SHARE
+from nvflare.app_common.executors.client_api.arrays.pull import Puller, TaskArrays, nothing_else_sees_results
 from nvflare.app_common.executors.client_api.backend_spec import (
     ClientAPIBackendContext,
     ClientAPIBackendSpec,
@@ -47,9 +49,9 @@ from nvflare.app_common.executors.client_api.bootstrap import (
 )
 from nvflare.app_common.executors.client_api.foreign_pipe import foreign_session
 from nvflare.app_common.executors.client_api.job_launcher import LAUNCHER_COMPONENT, JobLauncher
-from nvflare.app_common.executors.client_api.pass_through import PassThrough
 from nvflare.app_common.executors.client_api.private_files import remove
 from nvflare.app_common.executors.client_api.rendezvous import RANKS_FILES, RENDEZVOUS_FILE
+from nvflare.app_common.executors.client_api.traffic import pull_leg
 from nvflare.app_common.executors.client_api.trainer_pipe import TrainerPipe
 from nvflare.app_common.executors.client_api.trainer_session import SessionState, TrainerSession
 from nvflare.fuel.utils.constants import Mode
@@ -75,7 +77,9 @@ class AttachBackend(ClientAPIBackendSpec):
         self._fl_ctx: Optional[FLContext] = None
         self._foreign_pipe: Optional[Pipe] = None  # the job's own
         self._launcher: Optional[JobLauncher] = None  # of the job's own, if it has one
-        self._pass_through: Optional[PassThrough] = None
+        self._puller: Optional[Puller] = None
+        self._makes_tensors = True  # of what the trainer sends as tensors; else nobody here looks into them
+        self._legs = []  # of the last task
         self._changed = threading.Condition()  # guards the session, the rendezvous file and the fault
         self._session: Optional[TrainerSession] = None  # None while the next one is being opened
         self._sessions = 0
@@ -84,7 +88,6 @@ class AttachBackend(ClientAPIBackendSpec):
 
     def initialize(self, context: ClientAPIBackendContext, fl_ctx: FLContext) -> None:
         self._context, self._fl_ctx = context, fl_ctx
-        self._config = client_config(context, fl_ctx)
         self._foreign_pipe = fl_ctx.get_engine().get_component(PIPE_COMPONENT)
         if self._foreign_pipe is not None and not isinstance(self._foreign_pipe, Pipe):
             raise TrainerError(f"component {PIPE_COMPONENT} must be a Pipe, but is a {type(self._foreign_pipe)}")
@@ -93,26 +96,32 @@ class AttachBackend(ClientAPIBackendSpec):
         remove_stale_files(fl_ctx)
         with ExitStack() as undo:
             undo.callback(self.finalize, fl_ctx)
-            # Arrays that travel past the CJ travel once, and over the cellnet: not for a trainer that may be replaced.
-            if self._foreign_pipe is None and not context.allow_reconnect:
-                self._pass_through = PassThrough(fl_ctx)
+            self._puller = Puller(fl_ctx, context.executor)
+            # What a pipe of the job's carries it carries as nvflare does.
+            if self._foreign_pipe is None:
+                self._makes_tensors = not nothing_else_sees_results(fl_ctx, context.executor)
+            self._config = client_config(context, fl_ctx, self._puller.is_on and not self._makes_tensors)
             self._open_session()
             undo.pop_all()
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
-        self._settle()
+        can_share = self._foreign_pipe is None and CAN_SHARE
+        with self._puller.start(shareable, SharedLanding if can_share else HeapLanding, abort_signal) as task:
+            return self._execute(task_name, task, fl_ctx, abort_signal)
+
+    def _execute(self, task_name: str, task: TaskArrays, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         for _ in range(MAX_LOSSES):
             session = self._ready_session(abort_signal)
+            data = task.wait()
             try:
-                result = session.execute(task_name, shareable, fl_ctx, abort_signal)
+                result = session.execute(task_name, data, fl_ctx, abort_signal)
             except TrainerError as e:
                 if not self._will_be_replaced(session):
                     raise
                 cause = str(e)
                 self.logger.warning(f"task {task_name!r} goes to the next trainer: {cause}")
                 continue
-            if self._pass_through:
-                self._pass_through.adapt(result)
+            self._legs = [*pull_leg(task.pulled), *session.traffic.legs]
             return result
         raise TrainerError(f"{MAX_LOSSES} trainers in a row were lost with this task, the last one: {cause}")
 
@@ -186,10 +195,11 @@ class AttachBackend(ClientAPIBackendSpec):
         """Returns the job's end of a new session's pipe, and what a trainer needs to make the other end."""
         if self._foreign_pipe is not None:
             return foreign_session(self._context, self._config, self._foreign_pipe)
-        pass_through = self._pass_through is not None and self._pass_through.of_results
-        pipe_args = {**session_pipe_args(self._context, pass_through, self._fl_ctx), "is_attached": True}
+        pipe_args = {**session_pipe_args(self._context, self._fl_ctx), "is_attached": True}
         content = session_bootstrap(self._config, pipe_args, self._fl_ctx)
-        return TrainerPipe(mode=Mode.PASSIVE.value, **pipe_args), content
+        pipe = TrainerPipe(mode=Mode.PASSIVE.value, **pipe_args)
+        pipe.exchange.makes_tensors = self._makes_tensors
+        return pipe, content
 
     def _find_loss(self, session: TrainerSession, silence: float) -> str:
         """Tells why a trainer that was silent for so many seconds counts as lost, or "" if it does not."""
@@ -209,8 +219,6 @@ class AttachBackend(ClientAPIBackendSpec):
                 if session is self._session:
                     remove(str(self._path))
         if state is SessionState.LOST:
-            if self._pass_through:
-                self._pass_through.lose_trainer(session, self._context.executor, session.cause)
             self._retire(session, is_replaced=self._context.allow_reconnect)
 
     def _handle_bad_proof(self, session: TrainerSession, count: int) -> None:
@@ -253,14 +261,8 @@ class AttachBackend(ClientAPIBackendSpec):
         if session:
             session.lose(fault)
 
-    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        if event_type == EventType.AFTER_SEND_TASK_RESULT:
-            self._settle()
-
-    def _settle(self) -> None:
-        session = self._session
-        if session:
-            session.settle()
+    def where_time_went(self) -> str:
+        return ", ".join(self._legs)
 
     def stats(self) -> dict:
         session = self._session
@@ -283,8 +285,8 @@ class AttachBackend(ClientAPIBackendSpec):
             thread.join()
         if self._launcher:
             self._launcher.close(knows_the_end=bool(session and session.trainer))
-        if self._pass_through:
-            self._pass_through.close()
+        if self._puller:
+            self._puller.close()
 
     @property
     def _path(self) -> Path:

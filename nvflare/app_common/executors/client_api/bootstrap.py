@@ -17,8 +17,9 @@
 import os
 from pathlib import Path
 
-from nvflare.apis.fl_constant import ConnPropKey, FLMetaKey
+from nvflare.apis.fl_constant import FLMetaKey
 from nvflare.apis.fl_context import FLContext
+from nvflare.app_common.executors.client_api.arrays.cells import cellnet_args
 from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext, TrainerError
 from nvflare.app_common.executors.client_api.formats import job_formats
 from nvflare.app_common.executors.client_api.handshake import new_session_keys
@@ -29,7 +30,6 @@ from nvflare.app_common.executors.client_api.trainer_pipe import CHANNEL, Traine
 from nvflare.app_common.utils.export_utils import update_export_props
 from nvflare.client.config import ConfigKey
 from nvflare.client.constants import CLIENT_API_CONFIG
-from nvflare.fuel.data_event.utils import get_scope_property
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.log_utils import get_module_logger
 
@@ -39,8 +39,13 @@ TRAINER_END = "nvflare.app_common.executors.client_api.trainer_agent.trainer_end
 _logger = get_module_logger(__name__)
 
 
-def client_config(context: ClientAPIBackendContext, fl_ctx: FLContext) -> dict:
+def client_config(context: ClientAPIBackendContext, fl_ctx: FLContext, carries_tensors: bool = False) -> dict:
     """Returns the Client API's configuration for this job, as nvflare.client.config.ClientConfig reads it.
+
+    Args:
+        context: the backend's.
+        fl_ctx: the context.
+        carries_tensors: see formats.job_formats().
 
     Raises:
         TrainerError: a key of the job's client config has a value that is not allowed; names key, value and choices.
@@ -50,7 +55,7 @@ def client_config(context: ClientAPIBackendContext, fl_ctx: FLContext) -> dict:
         FLMetaKey.JOB_ID: fl_ctx.get_job_id(),
         ConfigKey.TASK_EXCHANGE: {
             ConfigKey.TRAIN_WITH_EVAL: context.train_with_evaluation,
-            **job_formats(),
+            **job_formats(carries_tensors),
             ConfigKey.TRAIN_TASK_NAME: context.train_task_name,
             ConfigKey.EVAL_TASK_NAME: context.evaluate_task_name,
             ConfigKey.SUBMIT_MODEL_TASK_NAME: context.submit_model_task_name,
@@ -60,20 +65,15 @@ def client_config(context: ClientAPIBackendContext, fl_ctx: FLContext) -> dict:
     }
 
 
-def session_pipe_args(context: ClientAPIBackendContext, pass_through: bool, fl_ctx: FLContext) -> dict:
+def session_pipe_args(context: ClientAPIBackendContext, fl_ctx: FLContext) -> dict:
     """Returns the arguments of both ends of a new session's pipe."""
-    core_cell = fl_ctx.get_engine().get_cell().core_cell
-    site_name = fl_ctx.get_identity_name()
-    # The simulator has no connection properties; elsewhere an empty URL means "through the client parent".
-    is_simulated = not get_scope_property(site_name, ConnPropKey.ROOT_CONN_PROPS)
+    cellnet = cellnet_args(fl_ctx)
     return {
-        "site_name": site_name,
-        "root_url": core_cell.root_url if is_simulated else "",
-        "secure_mode": core_cell.secure,
-        "workspace": fl_ctx.get_workspace().get_root_dir(),
+        # See TrainerPipe for the name.
+        "workspace": cellnet.pop("workspace_dir"),
+        **cellnet,
         "heartbeat_interval": context.heartbeat_interval,
         "heartbeat_timeout": context.heartbeat_timeout,
-        "pass_through": pass_through,
         **new_session_keys(),
     }
 

@@ -30,10 +30,12 @@ import time
 from contextlib import ExitStack
 from typing import Callable, Optional
 
-from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
+from nvflare.app_common.executors.client_api.arrays.arrival import HeapLanding, SharedLanding
+from nvflare.app_common.executors.client_api.arrays.memory import CAN_SHARE
+from nvflare.app_common.executors.client_api.arrays.pull import Puller, nothing_else_sees_results
 from nvflare.app_common.executors.client_api.backend_spec import (
     ABORT_CHECK_INTERVAL,
     ClientAPIBackendContext,
@@ -49,9 +51,9 @@ from nvflare.app_common.executors.client_api.bootstrap import (
     session_pipe_args,
     write_bootstrap,
 )
-from nvflare.app_common.executors.client_api.pass_through import PassThrough
 from nvflare.app_common.executors.client_api.private_files import remove
 from nvflare.app_common.executors.client_api.process_tree import TreeUsage
+from nvflare.app_common.executors.client_api.traffic import leg, pull_leg
 from nvflare.app_common.executors.client_api.trainer_pipe import TrainerPipe
 from nvflare.app_common.executors.client_api.trainer_process import TrainerProcess
 from nvflare.app_common.executors.client_api.trainer_session import SessionState, TrainerSession
@@ -70,9 +72,8 @@ MIN_CPU_SECONDS = 0.02
 class _Trainer:
     """One launch: a process, its session and its bootstrap file."""
 
-    def __init__(self, context: ClientAPIBackendContext, pass_through: PassThrough, fl_ctx: FLContext, number: int):
+    def __init__(self, context: ClientAPIBackendContext, makes_tensors: bool, fl_ctx: FLContext, number: int):
         self._context = context
-        self._pass_through = pass_through
         self._new_context = fl_ctx.get_engine().new_context
         self._name = f"{fl_ctx.get_job_id()}/{number}"
         self._launched = time.monotonic()
@@ -82,7 +83,7 @@ class _Trainer:
         self._bootstrap = os.path.join(
             fl_ctx.get_workspace().get_app_config_dir(fl_ctx.get_job_id()), CLIENT_API_CONFIG
         )
-        self._pipe_args = session_pipe_args(context, pass_through.of_results, fl_ctx)
+        self._pipe_args = session_pipe_args(context, fl_ctx)
         self.launcher = TrainerProcess(
             context.command,
             context.shutdown_timeout,
@@ -90,8 +91,10 @@ class _Trainer:
             self._handle_exit,
             self._bootstrap,
         )
+        pipe = TrainerPipe(mode=Mode.PASSIVE.value, **self._pipe_args)
+        pipe.exchange.makes_tensors = makes_tensors
         self.session = TrainerSession(
-            TrainerPipe(mode=Mode.PASSIVE.value, **self._pipe_args),
+            pipe,
             self._name,
             context.task_wait_timeout,
             context.result_wait_timeout,
@@ -130,11 +133,9 @@ class _Trainer:
     def stop(self, reason: str = "the trainer is stopped") -> None:
         """Ends the process and the session, and removes the bootstrap file. Bounded, idempotent.
 
-        A result that the server is pulling from the trainer is waited for (see TrainerSession.settle).
         A trainer that waits for its next task is told to end and gets the shutdown timeout to do so; one that is in the
         middle of something gets SIGTERM at once.
         """
-        self.session.wait_pulled()
         at_once = Signal()
         if not self.session.is_idle:
             at_once.trigger(reason)
@@ -157,7 +158,6 @@ class _Trainer:
         tail = _indented(self.launcher.tree.output.tail())
         cause = f"the trainer {self._context.command!r} ended {when}: {how}{tail}"
         self.session.lose(cause)
-        self._pass_through.lose_trainer(self.session, self._context.executor, cause)
 
     def _find_frozen(self, silence: float) -> str:
         """Tells why a trainer that was silent for so many seconds must be frozen, or "" if it need not be.
@@ -174,8 +174,6 @@ class _Trainer:
             return f"the trainer is frozen: its processes have been stopped for {limit} s (SIGSTOP?)"
         if not self.session.trainer:
             return ""  # before flare.init() nobody sends heartbeats, and a script may wait for its data or its peers
-        if self.session.is_being_pulled:
-            return ""  # its heartbeats are in line behind a large result, and a slow link needs no CPU
         if usage.cpu_seconds - self._usage.cpu_seconds < MIN_CPU_SECONDS:
             return f"the trainer is frozen: no heartbeat and no use of the CPU for {limit} s (a deadlock?)"
         self._usage, self._look_at = usage, silence + limit
@@ -190,26 +188,37 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
         self._context: Optional[ClientAPIBackendContext] = None
         self._config = {}  # of the trainer's Client API
         self._trainer: Optional[_Trainer] = None
-        self._last: Optional[_Trainer] = None  # launched; its last result may still be pulled from it
         self._teardown: Optional[threading.Thread] = None  # of the trainer before
         self._turnover = threading.Lock()  # held while a trainer comes or goes: nobody sees a half-launched one
-        self._pass_through: Optional[PassThrough] = None
+        self._puller: Optional[Puller] = None
+        self._makes_tensors = False  # of what the trainer sends as tensors; else nobody here looks into them
+        self._legs = []  # of the last task
         self._launches = 0
         self._failures = 0  # in a row
         self._is_ending = False
 
     def initialize(self, context: ClientAPIBackendContext, fl_ctx: FLContext) -> None:
         self._context = context
-        self._config = client_config(context, fl_ctx)
-        remove_stale_files(fl_ctx)
-        self._pass_through = PassThrough(fl_ctx)
-        if context.launch_once:
-            self._launch(fl_ctx)
+        self._puller = Puller(fl_ctx, context.executor)
+        with ExitStack() as undo:
+            undo.callback(self._puller.close)
+            self._makes_tensors = not nothing_else_sees_results(fl_ctx, context.executor)
+            carries_tensors = self._puller.is_on and not self._makes_tensors
+            self._config = client_config(context, fl_ctx, carries_tensors)
+            remove_stale_files(fl_ctx)
+            if context.launch_once:
+                self._launch(fl_ctx)
+            undo.pop_all()
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         try:
-            trainer = self._ready_trainer(fl_ctx, abort_signal)
-            result = trainer.session.execute(task_name, shareable, fl_ctx, abort_signal)
+            # The arrays of the task come while a trainer starts.
+            with self._puller.start(shareable, SharedLanding if CAN_SHARE else HeapLanding, abort_signal) as task:
+                start, launches = time.monotonic(), self._launches
+                trainer = self._ready_trainer(fl_ctx, abort_signal)
+                legs = [leg("launched", time.monotonic() - start)] if self._launches > launches else []
+                result = trainer.session.execute(task_name, task.wait(), fl_ctx, abort_signal)
+            self._legs = [*legs, *pull_leg(task.pulled), *trainer.session.traffic.legs]
         except TrainerError as e:
             self._note_failure(str(e), fl_ctx)
             raise
@@ -217,11 +226,9 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
             # Of a trainer whose command has ended there may be ranks that go on.
             self._retire(lambda trainer: not self._context.launch_once or trainer.session.has_ended)
         self._failures = 0
-        self._pass_through.adapt(result)
         return result
 
     def _ready_trainer(self, fl_ctx: FLContext, abort_signal: Signal) -> _Trainer:
-        self._settle()  # a next task comes only when the result of the last one is dealt with
         self._retire(lambda trainer: trainer.session.has_ended)
         while self._teardown and self._teardown.is_alive():
             if abort_signal.triggered:
@@ -241,11 +248,11 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
                 raise TrainerError("the job ends")
             self._launches += 1
             try:
-                trainer = _Trainer(self._context, self._pass_through, fl_ctx, self._launches)
+                trainer = _Trainer(self._context, self._makes_tensors, fl_ctx, self._launches)
                 trainer.launch(self._config, fl_ctx)
             except (OSError, RuntimeError, ValueError) as e:
                 raise TrainerError(f"command {self._context.command!r} cannot be launched: {e}") from e
-            self._trainer = self._last = trainer
+            self._trainer = trainer
         self.logger.info(f"trainer {self._launches} is process {trainer.launcher.tree.pid}: {self._context.command}")
         return trainer
 
@@ -265,14 +272,8 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
                 f"{MAX_FAILURES} tasks in a row failed in external_process, the last one: {first_line}", fl_ctx
             )
 
-    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        if event_type == EventType.AFTER_SEND_TASK_RESULT:
-            self._settle()
-
-    def _settle(self) -> None:
-        last = self._last
-        if last:
-            last.session.settle()
+    def where_time_went(self) -> str:
+        return ", ".join(self._legs)
 
     def stats(self) -> dict:
         trainer = self._trainer
@@ -284,13 +285,12 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
         with self._turnover:  # a launch comes to its end first
             self._is_ending = True
             trainer, self._trainer = self._trainer, None
-        self._settle()
         if trainer:
             trainer.stop("the job ends")
         if self._teardown:
             self._teardown.join()
-        if self._pass_through:
-            self._pass_through.close()
+        if self._puller:
+            self._puller.close()
 
 
 def _indented(output: str) -> str:

@@ -131,6 +131,7 @@ class ForeignPipe(Pipe):
         self.heartbeat_timeout = heartbeat_timeout
         self.channel = f"{CHANNEL}_{token}"
         self.root_url = ""  # no cellnet
+        self.way = "the job's pipe"  # how large arrays are handed over
         self.is_attached = True
         self.peer_fqcn: Optional[str] = None  # anything once the peer has shown that it knows the secret
         self.gone = Gone()

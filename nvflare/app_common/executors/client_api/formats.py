@@ -25,6 +25,7 @@ from enum import Enum
 from typing import Type
 
 from nvflare.apis.fl_constant import SystemConfigs
+from nvflare.app_common.executors.client_api.arrays.tensors import carry_tensors
 from nvflare.app_common.executors.client_api.backend_spec import TrainerError
 from nvflare.client.config import ConfigKey, ExchangeFormat, TransferType
 from nvflare.client.utils import DIFF_FUNCS
@@ -39,8 +40,11 @@ PARAMS_TRANSFER_TYPE = "params_transfer_type"
 logger = logging.getLogger(__name__)
 
 
-def job_formats() -> dict:
+def job_formats(carries_tensors: bool = False) -> dict:
     """Returns what the job's client config says of formats, as nvflare.client.config.ClientConfig names it.
+
+    Args:
+        carries_tensors: whether nobody in this process looks into a tensor, so that it needs no torch.
 
     Raises:
         TrainerError: a key has a value that is not allowed, or not together with the others; names them and what is.
@@ -52,7 +56,7 @@ def job_formats() -> dict:
     if fault:
         raise TrainerError(fault)
     if exchanged == ExchangeFormat.PYTORCH and expected != ExchangeFormat.NUMPY:
-        register_tensors()
+        (carry_tensors if carries_tensors and "torch" not in sys.modules else register_tensors)()
     if expected not in (exchanged, ExchangeFormat.NUMPY) and ExchangeFormat.RAW not in (exchanged, expected):
         logger.warning(
             f"nothing converts {PARAMS_EXCHANGE_FORMAT} {exchanged} to {SERVER_EXPECTED_FORMAT} {expected}: "

@@ -32,6 +32,8 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo
+from nvflare.app_common.executors.client_api.arrays.arrival import HeapLanding
+from nvflare.app_common.executors.client_api.arrays.pull import Puller
 from nvflare.app_common.executors.client_api.backend_spec import (
     ClientAPIBackendContext,
     ClientAPIBackendSpec,
@@ -47,6 +49,7 @@ from nvflare.app_common.executors.client_api.in_process_trainer import (
     forget_api,
     unsubscribe_all,
 )
+from nvflare.app_common.executors.client_api.traffic import leg, pull_leg
 from nvflare.client.api_spec import CLIENT_API_KEY
 from nvflare.client.config import ConfigKey
 from nvflare.client.in_process.api import TOPIC_GLOBAL_RESULT, TOPIC_LOCAL_RESULT, TOPIC_LOG_DATA, TOPIC_STOP
@@ -75,6 +78,8 @@ class InProcessBackend(ClientAPIBackendSpec):
         self._thread: Optional[threading.Thread] = None
         self._untold_failure = ""  # why the script ended while no task was running
         self._was_told = False  # by a task that failed of it
+        self._puller: Optional[Puller] = None
+        self._legs = []  # of the last task
         self._cleanup = ExitStack()
 
     def initialize(self, context: ClientAPIBackendContext, fl_ctx: FLContext) -> None:
@@ -83,6 +88,8 @@ class InProcessBackend(ClientAPIBackendSpec):
         _check_script_path(context.task_script_path)
         self._context = context
         with ExitStack() as cleanup:
+            self._puller = Puller(fl_ctx, context.executor)
+            cleanup.callback(self._puller.close)
             api = self._create_api(client_config(context, fl_ctx), cleanup)
             self._runner = self._create_runner(api, fl_ctx)
             cleanup.callback(self._runner.restore)
@@ -126,6 +133,8 @@ class InProcessBackend(ClientAPIBackendSpec):
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         exchange = self._exchange
+        with self._puller.start(shareable, HeapLanding, abort_signal) as task:
+            shareable = task.wait()
         exchange.open_task(task_name)
         try:
             if not self._has_ended():
@@ -133,10 +142,15 @@ class InProcessBackend(ClientAPIBackendSpec):
             handed_over = time.monotonic()
             with exchange.changed:
                 self._wait(lambda: exchange.delivered is None, abort_signal, handed_over, *_BOTH_LIMITS)
+                taken = time.monotonic()
                 self._wait(lambda: exchange.has_result, abort_signal, handed_over, _RESULT_LIMIT)
+                self._legs = [*pull_leg(task.pulled), leg("trained", time.monotonic() - taken)]
                 return exchange.result
         finally:
             exchange.close_task()
+
+    def where_time_went(self) -> str:
+        return ", ".join(self._legs)
 
     def _wait(self, predicate: Callable[[], bool], abort_signal: Signal, start: float, *timeouts: str) -> None:
         exchange = self._exchange

@@ -30,12 +30,14 @@ from nvflare.apis.dxo import DXO
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo
-from nvflare.app_common.executors.client_api import transfer
+from nvflare.app_common.executors.client_api.arrays import exchange, progress
+from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
 from nvflare.app_common.executors.client_api.log_lines import log_to_output
 from nvflare.app_common.executors.client_api.owner_process import OwnerProcess
 from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
 from nvflare.app_common.executors.client_api.result_converter import ResultConverter
 from nvflare.app_common.executors.client_api.sendable import record_fields
+from nvflare.app_common.executors.client_api.traffic import TRAIN_SECONDS
 from nvflare.app_common.executors.client_api.trainer_cell import load_only_tcp_driver
 from nvflare.app_common.executors.client_api.trainer_pipe import METRICS, TASK, MessageRefused, TrainerPipe
 from nvflare.client.flare_agent import RC, AgentClosed, CallStateError, Task, _TaskContext
@@ -59,8 +61,7 @@ def trainer_end(end_class: str, log_levels: Optional[Dict[str, int]] = None, **a
 
     It also has `flare.init()` use TrainerAgent in this process, which waits for events where nvflare's agent polls, and
     `flare.log()` look at a record (`create_record`) before nvflare does. Where a later nvflare lacks the names, its own
-    go on working with the pipe. Beside these only one thing of nvflare's is replaced at run time, the `download` of one
-    object; see `take_made_arrays`.
+    go on working with the pipe. Nothing else of nvflare's is replaced at run time.
 
     Args:
         end_class: path of the pipe's class.
@@ -72,7 +73,7 @@ def trainer_end(end_class: str, log_levels: Optional[Dict[str, int]] = None, **a
     for name, ours in (("FlareAgentWithFLModel", TrainerAgent), ("create_analytic_dxo", create_record)):
         if hasattr(api, name):
             setattr(api, name, ours)
-    log_to_output(log_levels or {}, told=(__name__, transfer.__name__))
+    log_to_output(log_levels or {}, told=(__name__, exchange.__name__, progress.__name__))
     return load_class(end_class)(**arguments)
 
 
@@ -89,6 +90,7 @@ class TrainerAgent(FlareAgentWithFLModel):
         self._owner = OwnerProcess()
         self.is_job_lost = False  # the session has ended, and not because the job said so
         self._metrics = _MetricsSender(pipe)
+        self._accepted_at = 0.0  # the current task, on the monotonic clock
 
     def start(self) -> None:
         """Connects and joins the session.
@@ -158,6 +160,7 @@ class TrainerAgent(FlareAgentWithFLModel):
         shareable: Shareable = request.data
         name, task_id = shareable.get_header(FLContextKey.TASK_NAME), shareable.get_header(FLContextKey.TASK_ID)
         data = self.shareable_to_task_data(shareable)
+        self._accepted_at = time.monotonic()
         self.current_task = _TaskContext(task_id=task_id, task_name=name, msg_id=request.msg_id)
         return Task(task_name=name, task_id=task_id, data=data)
 
@@ -168,24 +171,30 @@ class TrainerAgent(FlareAgentWithFLModel):
             ValueError: the result cannot be converted or sent; the task can still be answered by another one.
             AgentClosed: the job is gone.
             MessageRefused: the job cannot use the result, and says why.
+            ArrayRefused: an array in it cannot be sent, or there is no memory for them; as with any ValueError.
         """
         task = self.current_task
         if not task:
             self.logger.error("there is no current task to send a result for")
             return False
+        trained = time.monotonic() - self._accepted_at
         self._metrics.flush()
-        shareable = self.task_result_to_shareable(result, rc)
+        reply = Message.new_reply(TASK, self.task_result_to_shareable(result, rc), task.msg_id)
+        reply.data.set_header(TRAIN_SECONDS, trained)
         try:
-            reply = Message.new_reply(TASK, shareable, task.msg_id)
             sent = self.pipe.send(reply)
-            if not sent:
-                fault = f"the result of task {task.task_name!r} did not reach the job: {self.pipe.gone.value}"
-                if self.is_job_lost or not self.asked_to_stop:
-                    raise AgentClosed(fault)
-                self.logger.error(fault)
-            return sent
-        finally:
+        except ArrayRefused:
+            raise  # here, before anything was sent
+        except Exception:
             self.current_task = None
+            raise
+        self.current_task = None
+        if not sent:
+            fault = f"the result of task {task.task_name!r} did not reach the job: {self.pipe.gone.value}"
+            if self.is_job_lost or not self.asked_to_stop:
+                raise AgentClosed(fault)
+            self.logger.error(fault)
+        return sent
 
     def log(self, record: DXO) -> bool:
         """Takes one log record; it is sent soon, and before the result of the current task."""

@@ -19,37 +19,30 @@ trainer proves with HELLO that it knows the session's secret, the CJ with its an
 each message and each answer carries a seal (see seals.py), which is checked before anything is decoded. The name of the
 trainer's cell is unique per process, so a second claimant cannot disturb the first.
 
-How a message travels is decided here alone. A small one is one inline message and its reply on the core cell; a large
-one goes over nvflare's streams, its arrays pulled by the receiver, or, where no filter has to see them at the CJ
-(`pass_through`), past the CJ between server and trainer.
+A message is one request on the core cell, and its answer; where its arrays are meanwhile is the business of
+arrays/exchange.py. When `send` has returned, the other end has all of it.
 """
 
 import secrets
 import threading
 import time
-from typing import Callable, Optional, Tuple
+from functools import partial
+from typing import Any, Callable, Optional, Tuple
 
 from nvflare.apis.dxo import DXO
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.arriving_arrays import decode_on_arrival, take_made_arrays
+from nvflare.app_common.executors.client_api.arrays.cells import NotConnected, connect, forget_cell
+from nvflare.app_common.executors.client_api.arrays.exchange import Exchange, Packed
+from nvflare.app_common.executors.client_api.arrays.memory import NotOnThisHost
+from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
 from nvflare.app_common.executors.client_api.handshake import Handshake, HandshakeError, Strangers, pack, unpack
-from nvflare.app_common.executors.client_api.pulling import PullingCell
 from nvflare.app_common.executors.client_api.seals import SealBroken, SealedChannel, SessionKey
-from nvflare.app_common.executors.client_api.trainer_cell import (
-    ConnectionMonitor,
-    forget_what_was_sent,
-    occupy_standard_streams,
-    use_few_threads,
-)
-from nvflare.app_common.executors.client_api.transfer import INLINE_LIMIT, PULL_TIMEOUT, Delivery, array_bytes
-from nvflare.fuel.f3.cellnet.core_cell import CoreCell
+from nvflare.app_common.executors.client_api.trainer_cell import occupy_standard_streams, use_few_threads
 from nvflare.fuel.f3.cellnet.defs import Encoding, MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import decode_payload, encode_payload, make_reply
 from nvflare.fuel.f3.message import Message as CellMessage
-from nvflare.fuel.f3.streaming.download_service import DownloadService
 from nvflare.fuel.f3.streaming.stream_const import StreamHeaderKey
 from nvflare.fuel.utils.constants import Mode
-from nvflare.fuel.utils.fobs import FOBSContextKey
 from nvflare.fuel.utils.pipe.cell_pipe import (
     _HEADER_MSG_ID,
     _HEADER_MSG_TYPE,
@@ -63,10 +56,12 @@ from nvflare.security.logging import secure_format_exception
 
 CHANNEL = "client_api"
 # Topics beside those of nvflare's pipes.
-HELLO, TASK, METRICS, DELIVERED = "HELLO", "TASK", "METRICS", "DELIVERED"
+HELLO, TASK, METRICS, PIECE = "HELLO", "TASK", "METRICS", "PIECE"
 
 # Seconds until one inline message must have been acknowledged before it is sent again.
 ACK_TIMEOUT = 1.0
+# The same for a piece of a large message, of which several are on their way on what may be a slow link.
+PIECE_ACK_TIMEOUT = 20.0
 # Pause (seconds) before a message is sent again to a peer that could not be reached.
 RETRY_PAUSE = 0.2
 # Seconds in which the trainer must be connected and answered.
@@ -76,7 +71,9 @@ CLOSE_TIMEOUT = 1.0
 # Headers of a message: how its payload is encoded, and what shows that the peer has sent it; an answer has the latter.
 ENCODING, SEAL = "client_api.encoding", "client_api.seal"
 # What decides, beside the topic and the payload, what a message does.
-_SEALED_HEADERS = (ENCODING, MessageHeaderKey.PASS_THROUGH, _HEADER_MSG_TYPE, _HEADER_MSG_ID, _HEADER_REQ_ID)
+_SEALED_HEADERS = (ENCODING, _HEADER_MSG_TYPE, _HEADER_MSG_ID, _HEADER_REQ_ID)
+# How an answer begins that says that memory cannot be opened there; what follows is why.
+_NOT_ON_THIS_HOST = "not on this host: "
 
 
 class MessageRefused(Exception):
@@ -124,7 +121,6 @@ class TrainerPipe(CellPipe):
         challenge: str = "",
         heartbeat_interval: float = 5.0,
         heartbeat_timeout: float = 30.0,
-        pass_through: bool = False,
         is_attached: bool = False,
     ):
         """Initializes one end of the pipe; nothing is connected before `open()`.
@@ -141,7 +137,6 @@ class TrainerPipe(CellPipe):
             challenge (str): the CJ's nonce.
             heartbeat_interval (float): seconds.
             heartbeat_timeout (float): seconds; 0 for no check.
-            pass_through (bool): whether the server may pull large results from the trainer, past the CJ.
             is_attached (bool): whether somebody else owns the trainer's process.
         """
         is_trainer = mode == Mode.ACTIVE.value
@@ -157,19 +152,14 @@ class TrainerPipe(CellPipe):
         self.challenge = challenge
         self.heartbeat_interval = heartbeat_interval
         self.heartbeat_timeout = heartbeat_timeout
-        self.pass_through = pass_through
         self.is_attached = is_attached
         self.gone = Gone()  # the peer is gone: no send waits for it any more
         self.last_heard = 0.0  # on the monotonic clock; nvflare's `last_peer_active_time` is on the wall clock
-        # No pull of its arrays does either: nvflare would try for 40 minutes, on a thread that all cells share.
-        self._pulling_cell = PullingCell(self.cell)
-        forget_what_was_sent(self.cell)
-        decode_on_arrival(self.cell, makes_arrays=is_trainer and take_made_arrays())
-        self.cell.update_fobs_context({FOBSContextKey.ABORT_SIGNAL: self.gone, FOBSContextKey.CELL: self._pulling_cell})
+        self.exchange = Exchange(carries_on=not is_trainer)
         self.on_hello: Optional[Callable[[bytes, str], bytes]] = None  # answers a HELLO: (hello, sender) -> answer
         self.on_metrics: Optional[Callable[[list], None]] = None  # takes a batch of metrics before it is acknowledged
-        self._metrics_lock = threading.Lock()
-        self._delivery: Optional[Delivery] = None  # of the result that the server is pulling
+        self._taking = {True: threading.Lock(), False: threading.Lock()}  # messages one by one; metrics by themselves
+        self._refused = {}  # why a message was, by its seal: it may be sent again
         self.strangers = Strangers(self.logger)
         self._seals: Optional[SealedChannel] = None  # once the session has its key
 
@@ -182,6 +172,11 @@ class TrainerPipe(CellPipe):
     def pass_through_on_send(self, value: bool) -> None:
         pass
 
+    @property
+    def way(self) -> str:
+        """How large arrays are handed over."""
+        return self.exchange.way
+
     # Both ends
 
     def open(self, name: str = CHANNEL) -> None:
@@ -190,18 +185,17 @@ class TrainerPipe(CellPipe):
         Raises:
             HandshakeError: not connected within HANDSHAKE_TIMEOUT seconds.
         """
-        monitor = ConnectionMonitor()
-        self.cell.core_cell.communicator.register_monitor(monitor)
-        super().open(name)
-        if not monitor.connected.wait(HANDSHAKE_TIMEOUT):
-            raise HandshakeError(f"cell {self.cell.get_fqcn()} was not connected in {HANDSHAKE_TIMEOUT} s")
+        try:
+            connect(self.cell, partial(super().open, name))
+        except NotConnected as e:
+            raise HandshakeError(str(e)) from e
 
     def send(self, msg: Message, timeout: Optional[float] = None, abort_signal: Optional[Signal] = None) -> bool:
         """Sends a message and waits until the peer has it, arrays included.
 
         Args:
-            msg: the message.
-            timeout: seconds; None: as long as the peer is there (and makes progress, for a large message).
+            msg: the message. Of the arrays in it this lets go as they are copied.
+            timeout: seconds without progress; None: as long as the peer is there.
             abort_signal: ends the wait.
 
         Returns:
@@ -209,25 +203,37 @@ class TrainerPipe(CellPipe):
 
         Raises:
             MessageRefused: the peer cannot use it: sent again it would be the same.
+            ArrayRefused: an array in it cannot be sent.
         """
         if self._seals is None:
             return False
         if msg.topic == Topic.HEARTBEAT:
-            request, _ = self._encode(msg, MessageHeaderKey.PAYLOAD_ENCODING, self.cell.get_fobs_context())
+            request, _ = self._encode(msg, msg.data)
             self.cell.core_cell.fire_and_forget(self.channel, msg.topic, self.peer_fqcn, request, optional=True)
             return True
         stop = AnySignal(self.gone, abort_signal)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        size = array_bytes(msg.data)
-        if size <= INLINE_LIMIT:
-            return self._send_inline(msg, deadline, stop)
-        return self._send_large(msg, size, timeout, stop)
+        with self.exchange.pack(msg) as packed:
+            while True:
+                if packed.is_in_pieces and not self._send_pieces(packed, timeout, stop):
+                    return False
+                try:
+                    return self._send_whole(msg, packed.payload, timeout, stop)
+                except NotOnThisHost as e:
+                    packed = self.exchange.stop_sharing(packed, str(e))
 
-    def _send_inline(self, msg: Message, deadline: Optional[float], stop: Signal) -> bool:
-        context = self.cell.get_fobs_context({"native": True})
-        request, seal = self._encode(msg, MessageHeaderKey.PAYLOAD_ENCODING, context)
+    def _send_pieces(self, packed: Packed, timeout: Optional[float], stop: Signal) -> bool:
+        def send(piece: dict) -> bool:
+            return self._send_whole(Message.new_request(PIECE, None), piece, timeout, stop, PIECE_ACK_TIMEOUT)
+
+        return self.exchange.send_pieces(packed, send)
+
+    def _send_whole(
+        self, msg: Message, payload: Any, timeout: Optional[float], stop: Signal, ack_timeout: float = ACK_TIMEOUT
+    ) -> bool:
+        request, seal = self._encode(msg, payload)
+        deadline = None if timeout is None else time.monotonic() + timeout
         while not stop.triggered:
-            remaining = ACK_TIMEOUT if deadline is None else min(ACK_TIMEOUT, deadline - time.monotonic())
+            remaining = ack_timeout if deadline is None else min(ack_timeout, deadline - time.monotonic())
             if remaining <= 0:
                 break
             started = time.monotonic()
@@ -241,43 +247,10 @@ class TrainerPipe(CellPipe):
             )
             if self._is_accepted(reply, seal):
                 return True
-            self.logger.debug(f"{msg} was not acknowledged: {reply.get_header(MessageHeaderKey.RETURN_CODE)}")
+            self.logger.debug(f"{msg.topic} was not acknowledged: {reply.get_header(MessageHeaderKey.RETURN_CODE)}")
             if time.monotonic() - started < RETRY_PAUSE:
                 self.gone.wait(RETRY_PAUSE)  # unreachable for now, and the network tells nobody when it is back
         return False
-
-    def _send_large(self, msg: Message, size: float, timeout: Optional[float], stop: Signal) -> bool:
-        start = time.monotonic()
-        headers = {MessageHeaderKey.MSG_ROOT_ID: msg.msg_id}
-        is_pulled_by_server = self.pass_through and msg.msg_type == Message.REPLY
-        if is_pulled_by_server:
-            headers |= {MessageHeaderKey.PASS_THROUGH: True, MessageHeaderKey.MSG_ROOT_TTL: PULL_TIMEOUT}
-        context = self.cell.get_fobs_context({FOBSContextKey.ABORT_SIGNAL: stop, FOBSContextKey.NUM_RECEIVERS: 1})
-        request, seal = self._encode(msg, StreamHeaderKey.PAYLOAD_ENCODING, context, headers)
-        delivery = Delivery([downloadable for _, downloadable in context.get("objects", [])], size)
-        if is_pulled_by_server:
-            self._delivery = delivery
-        reply = self.cell.send_request(
-            channel=self.channel,
-            topic=msg.topic,
-            target=self.peer_fqcn,
-            request=request,
-            timeout=timeout or float(threading.TIMEOUT_MAX),
-            optional=True,
-            abort_signal=stop,
-        )
-        if not self._is_accepted(reply, seal):
-            return False
-        if is_pulled_by_server:
-            was_pulled = delivery.wait(self.gone)
-            self._delivery = None
-            if not was_pulled:
-                return False
-        if msg.msg_type == Message.REPLY:
-            # The CJ cannot know how long its arrays took to arrive, nor the size of those that went past it.
-            delivered = {"size": size, "seconds": time.monotonic() - start}
-            self._send_inline(Message.new_request(DELIVERED, delivered), None, self.gone)
-        return True
 
     def post(self, topic: str, data) -> None:
         """Puts an event of this process in line behind the messages that have already arrived."""
@@ -291,11 +264,7 @@ class TrainerPipe(CellPipe):
         heartbeats = self.cell.core_cell.communicator.conn_manager.heartbeat_monitor
         if heartbeats.is_alive():
             heartbeats.join(CLOSE_TIMEOUT)  # nvflare has told it to end, and does not wait for that
-        with CellPipe._lock:  # nvflare keeps the cells of closed pipes for ever, and a job may have one per task
-            CellPipe._cells_info.pop(self.cell.get_fqcn(), None)
-            CoreCell.ALL_CELLS.pop(self.cell.get_fqcn(), None)
-        # It also keeps their ids, and a later cell that has the id of a freed one would not serve downloads.
-        DownloadService._initialized_cells.pop(id(self._pulling_cell), None)
+        forget_cell(self.cell)
 
     def bind(self, peer: str, key: SessionKey) -> None:
         """Has the pipe take messages of this session only, and send them to the cell of this name."""
@@ -307,14 +276,12 @@ class TrainerPipe(CellPipe):
         job = self.peer_fqcn if self.mode == Mode.ACTIVE else self.cell.get_fqcn()
         return Handshake(self.secret, self.challenge, job, trainer)
 
-    def _encode(
-        self, msg: Message, key: str, context: dict, headers: Optional[dict] = None
-    ) -> Tuple[CellMessage, bytes]:
+    def _encode(self, msg: Message, payload: Any) -> Tuple[CellMessage, bytes]:
         # For the cells these are mere bytes: what they cannot decode they drop, and the sender would wait for nothing.
-        request = _to_cell_message(msg, headers)
-        encode_payload(request, key, fobs_ctx=context)
-        request.set_header(ENCODING, request.get_header(key))
-        request.set_header(key, Encoding.BYTES)
+        request = _to_cell_message(msg)
+        request.payload = payload
+        encode_payload(request, ENCODING, fobs_ctx=self.cell.get_fobs_context({"native": True}))
+        request.set_header(MessageHeaderKey.PAYLOAD_ENCODING, Encoding.BYTES)
         seal = self._seals.seal(head_of(msg.topic, request), request.payload)
         request.set_header(SEAL, seal)
         return request, seal
@@ -327,6 +294,8 @@ class TrainerPipe(CellPipe):
             return False  # nobody has answered, or it is not the peer
         self._note_life()
         if rc == ReturnCode.INVALID_REQUEST and fault:
+            if fault.startswith(_NOT_ON_THIS_HOST):
+                raise NotOnThisHost(fault.removeprefix(_NOT_ON_THIS_HOST))
             raise MessageRefused(fault)
         return rc == ReturnCode.OK
 
@@ -338,12 +307,6 @@ class TrainerPipe(CellPipe):
 
     def _note_life(self) -> None:
         self.last_heard = time.monotonic()
-
-    def _decode(self, request: CellMessage) -> None:
-        if request.get_header(ENCODING):
-            is_pulled_later = bool(request.get_header(MessageHeaderKey.PASS_THROUGH))
-            context = self.cell.get_fobs_context({FOBSContextKey.PASS_THROUGH: is_pulled_later})
-            decode_payload(request, ENCODING, fobs_ctx=context)
 
     def set_cell_cb(self, channel_name: str) -> None:
         super().set_cell_cb(channel_name)
@@ -372,32 +335,43 @@ class TrainerPipe(CellPipe):
             return make_reply(ReturnCode.INVALID_REQUEST)
         if is_new:
             self._note_life()
+        if topic == PIECE:
+            fault = self._find_fault(topic, request)
+        else:
+            # A copy of a message that is still being taken waits for what becomes of that.
+            with self._taking[topic == METRICS]:
+                fault = self._take(topic, request) if is_new else self._refused.get(request.get_header(SEAL), "")
+        return self._answer(request, ReturnCode.INVALID_REQUEST if fault else ReturnCode.OK, fault)
+
+    def _take(self, topic: str, request: CellMessage) -> str:
         fault = self._find_fault(topic, request)
         if fault:
-            self.logger.warning(f"a message of {sender} was refused: {fault}")
-            return self._answer(request, ReturnCode.INVALID_REQUEST, fault)
-        if self._delivery and topic in (TASK, Topic.END, Topic.ABORT):
-            self._delivery.end()  # a task, or the end of the session: nobody pulls the last result any more
-        if topic == METRICS and self.on_metrics:
-            self._take_metrics(_from_cell_message(request).data, is_new)
-        elif is_new:
+            self._refused[request.get_header(SEAL)] = fault
+            if not fault.startswith(_NOT_ON_THIS_HOST):
+                self.logger.warning(f"a message of {self.peer_fqcn} was refused: {fault}")
+        elif topic == METRICS and self.on_metrics:
+            self.on_metrics(_from_cell_message(request).data)
+        else:
             self.received_msgs.put_nowait(request)
-        return self._answer(request, ReturnCode.OK)
+        return fault
 
     def _find_fault(self, topic: str, request: CellMessage) -> str:
+        """Decodes a message; tells what is wrong with it."""
         try:
-            self._decode(request)
+            decode_payload(request, ENCODING, fobs_ctx=self.cell.get_fobs_context())
+            if topic == PIECE:
+                self.exchange.take_piece(request.payload)
+                return ""
+            request.payload = self.exchange.unpack(request.payload)
             content = _from_cell_message(request).data
+        except NotOnThisHost as e:
+            return _NOT_ON_THIS_HOST + str(e)
+        except ArrayRefused as e:
+            return str(e)
         except Exception as e:  # of whatever decodes a class that the sender knows
             return f"it cannot be decoded: {secure_format_exception(e)}"
         is_content = _CONTENTS.get(topic)
         return f"malformed {topic}" if is_content and not is_content(content) else ""
-
-    def _take_metrics(self, records: list, is_new: bool) -> None:
-        # A batch that had to wait here was sent again meanwhile, and the copy waits for the lock on another thread.
-        with self._metrics_lock:
-            if is_new:
-                self.on_metrics(records)
 
     # The trainer's end
 
@@ -441,8 +415,6 @@ class TrainerPipe(CellPipe):
 
 _CONTENTS = {
     METRICS: lambda data: isinstance(data, list) and all(isinstance(record, DXO) for record in data),
-    DELIVERED: lambda data: isinstance(data, dict)
-    and {name: type(value) for name, value in data.items()} == {"size": int, "seconds": float},
 }
 
 

@@ -23,13 +23,15 @@ import threading
 import time
 import uuid
 from enum import Enum
-from typing import Callable, Optional
+from typing import Callable, Optional, Union
 
 from nvflare.apis.dxo import DXO
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
+from nvflare.app_common.executors.client_api.arrays.parcels import Placed, array_bytes
+from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
 from nvflare.app_common.executors.client_api.backend_spec import (
     TrainerError,
     clip_cause,
@@ -39,8 +41,8 @@ from nvflare.app_common.executors.client_api.backend_spec import (
 )
 from nvflare.app_common.executors.client_api.handshake import Handshake, HandshakeError, pack, unpack, without_proof
 from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
-from nvflare.app_common.executors.client_api.trainer_pipe import DELIVERED, TASK, MessageRefused, TrainerPipe
-from nvflare.app_common.executors.client_api.transfer import Traffic
+from nvflare.app_common.executors.client_api.traffic import Traffic
+from nvflare.app_common.executors.client_api.trainer_pipe import TASK, MessageRefused, TrainerPipe
 from nvflare.app_common.executors.task_exchanger import TaskExchanger
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
 
@@ -112,8 +114,7 @@ class TrainerSession(TaskExchanger):
         self._request: Optional[Message] = None  # the task in hand
         self._reply: Optional[Message] = None
         self._unanswered = ""  # id of the last task while the trainer may be busy with it, aborted or not
-        self._is_being_pulled = False  # the arrays of the last result are still with the trainer
-        self._traffic = Traffic()
+        self.traffic = Traffic()
 
     def open(self) -> None:
         """Connects the pipe and begins to wait for a trainer.
@@ -145,14 +146,17 @@ class TrainerSession(TaskExchanger):
             self._raise_if_ended()
             return self.state not in waiting
 
-    def _do_execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+    def _do_execute(
+        self, task_name: str, task: Union[Shareable, Placed], fl_ctx: FLContext, abort_signal: Signal
+    ) -> Shareable:
+        shareable = task.parcel.content if isinstance(task, Placed) else task
         task_id = shareable.get_header(FLContextKey.TASK_ID) or str(uuid.uuid4())
         shareable.set_header(FLContextKey.TASK_ID, task_id)
         shareable.set_header(FLContextKey.TASK_NAME, task_name)
         with self._changed:
             self._raise_if_ended()
             # The message has an id of its own: the same task may be sent twice, to two trainers.
-            self._request, self._reply = Message.new_request(TASK, shareable), None
+            self._request, self._reply = Message.new_request(TASK, task), None
             self._unanswered = self._request.msg_id
         self._move(SessionState.BUSY, f"task {task_name!r} {task_id}")
         try:
@@ -163,12 +167,16 @@ class TrainerSession(TaskExchanger):
             self._move(SessionState.READY, "the task is over")
 
     def _exchange(self, request: Message, abort_signal: Signal) -> Shareable:
-        start, limit = time.monotonic(), soonest_limit(**self._limits)
+        size, limit = array_bytes(request.data), soonest_limit(**self._limits)
+        start = time.monotonic()
         try:
             was_sent = self.pipe.send(request, limit.seconds, abort_signal)
+        except ArrayRefused as e:
+            raise TrainerError(f"the task cannot be handed over: {e}") from e
         except MessageRefused as e:
             raise TrainerError(f"the trainer cannot take the task: {told_by_script(str(e))}") from e
-        self._traffic.count_task(request.data, time.monotonic() - start)
+        self.traffic.count_task(size, time.monotonic() - start)
+        taken = time.monotonic()
         if not was_sent and not abort_signal.triggered:
             with self._changed:
                 # The reason, if there is one, is in line behind what the trainer sent.
@@ -187,10 +195,10 @@ class TrainerSession(TaskExchanger):
             if not in_time:
                 raise TrainerError(f"the trainer sent no result in {limit}")
             result = self._reply.data
-            if not isinstance(result, Shareable):
-                raise TrainerError(f"the result must be a Shareable, but is {type(result)}")
-            self._is_being_pulled = not self._traffic.count_result(result)
-            return result
+        if not isinstance(result, Shareable):
+            raise TrainerError(f"the result must be a Shareable, but is {type(result)}")
+        self.traffic.count_result(result, time.monotonic() - taken)
+        return result
 
     def stats(self) -> dict:
         """What an administrator should see: state, sign of life, traffic."""
@@ -200,24 +208,9 @@ class TrainerSession(TaskExchanger):
             "state": self.state.value,
             "heartbeat_age": heartbeat_age,
             "refused": strangers,
-            **self._traffic.stats(),
+            **self.traffic.stats(),
+            "hand_over": self.pipe.way,
         }
-
-    def wait_pulled(self) -> None:
-        """Waits until the server has pulled the arrays of the last result, or will not (see `settle`)."""
-        with self._changed:
-            wait_until(self._changed, lambda: not self._is_being_pulled or self.has_ended)
-
-    def wait_settled(self, timeout: float) -> bool:
-        """Waits (seconds) until the last result is dealt with, whatever became of its trainer; tells whether it is."""
-        with self._changed:
-            return wait_until(self._changed, lambda: not self._is_being_pulled, timeout=timeout)
-
-    def settle(self) -> None:
-        """Notes that the last result is dealt with: nobody pulls from the trainer any more."""
-        with self._changed:
-            self._is_being_pulled = False
-            self._changed.notify_all()
 
     def end(self, reason: str) -> None:
         """Tells the trainer that there is no more task: its `flare.is_running()` is then false."""
@@ -277,10 +270,6 @@ class TrainerSession(TaskExchanger):
             self._on_metrics(record)
 
     def _handle_reply(self, msg: Message) -> None:
-        if msg.topic == DELIVERED:
-            self._traffic.count_delivery(**msg.data)
-            self.settle()
-            return
         with self._changed:
             if msg.req_id == self._unanswered:
                 self._unanswered = ""
@@ -301,11 +290,6 @@ class TrainerSession(TaskExchanger):
     @property
     def has_ended(self) -> bool:
         return self.state in _ENDED
-
-    @property
-    def is_being_pulled(self) -> bool:
-        """Whether the server pulls the arrays of the last result from the trainer."""
-        return self._is_being_pulled
 
     @property
     def is_idle(self) -> bool:

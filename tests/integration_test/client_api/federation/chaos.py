@@ -141,6 +141,7 @@ ROUND_PHASES = {
     "receiving": ("victim", "receiving", "receiving"),
     "training": ("victim", "training", "training"),
     "sending": ("victim", "sending", "sending"),
+    "sent": ("victim", "sent", "sent"),
 }
 JOB_PHASES = {
     "launching": ("victim", "launching", "launching"),
@@ -184,7 +185,7 @@ class Chaos:
         started = time.monotonic()
         try:
             # Who has done its part of the round, or nearly, must be wanted in another one.
-            rounds = 2 if case.phase in ("idle", "sending") else 1
+            rounds = 2 if case.phase in ("idle", "sending", "sent") else 1
             with _Run(self._federation, self._name(), case.mode, rounds) as run:
                 run.set_off(case, 0)
                 run.finish(PATIENCE if case.expected in (WAITS, FORGOTTEN) else JOB_LIMIT)

@@ -17,8 +17,9 @@
 It adds 1 to each model, and logs the round's number as a scalar. At each phase it writes a line `SITE PHASE ROUND` to
 the named pipe FOLDER/signpost, if somebody reads there. If there is a named pipe FOLDER/SITE-PHASE-ROUND it then waits
 until somebody writes to that. The phases of a round are receiving, training, sending and sent; before the first there
-are launching (ROUND 0), after the last ending (ROUND 0). Receiving and sending are held while arrays travel, so only
-with models that do not fit into a message. FOLDER/SITE-FAULT-ROUND has the script fail: by an `exception`, an `exit`.
+are launching (ROUND 0), after the last ending (ROUND 0). Receiving and sending are held while arrays are handed over,
+so only with models that do not fit into a message; the server pulls the result when sent is reached.
+FOLDER/SITE-FAULT-ROUND has the script fail: by an `exception`, an `exit`.
 """
 
 import os
@@ -29,9 +30,9 @@ from pathlib import Path
 from model_checksum import RECEIVED, SENT, checksum
 
 import nvflare.client as flare
-from nvflare.app_common.np.np_downloader import ArrayConsumer
+from nvflare.app_common.executors.client_api.arrays.exchange import Exchange
+from nvflare.app_common.executors.client_api.arrays.memory import SharedMemory
 from nvflare.client.tracking import SummaryWriter
-from nvflare.fuel.f3.streaming.download_service import DownloadService
 
 FOLDER = Path(sys.argv[1])
 SITE = os.environ.get("NVFLARE_TEST_PARTICIPANT", "")
@@ -96,8 +97,8 @@ def hold_up(transfer: type, step: str, phase: str) -> None:
 
 def main():
     phases.reach("launching")
-    hold_up(ArrayConsumer, "consume_items", "receiving")
-    hold_up(DownloadService, "_handle_download", "sending")
+    hold_up(Exchange, "unpack", "receiving")
+    hold_up(SharedMemory, "seal", "sending")
     flare.init()
     writer = SummaryWriter()
     while flare.is_running():

@@ -1,0 +1,177 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A cell of our own in the client job process (CJ), beside the CJ's, and what makes such a cell prompt."""
+
+import secrets
+import socket
+import threading
+from functools import partial
+from typing import Callable, Dict
+
+from nvflare.apis.fl_constant import ConnPropKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.fuel.data_event.utils import get_scope_property
+from nvflare.fuel.f3.cellnet.cell import Cell
+from nvflare.fuel.f3.cellnet.core_cell import CoreCell
+from nvflare.fuel.f3.connection import BytesAlike
+from nvflare.fuel.f3.endpoint import Endpoint, EndpointMonitor, EndpointState
+from nvflare.fuel.f3.streaming.download_service import DownloadService
+from nvflare.fuel.f3.streaming.stream_types import StreamFuture
+from nvflare.fuel.utils.constants import Mode
+from nvflare.fuel.utils.pipe.cell_pipe import CellPipe
+
+# Seconds in which a cell must be connected.
+CONNECT_TIMEOUT = 30.0
+
+
+class NotConnected(Exception):
+    """A cell could not be connected; the text says which."""
+
+
+def cellnet_args(fl_ctx: FLContext) -> dict:
+    """Returns the arguments with which nvflare's CellPipe joins the job's cellnet, at the CJ or beside it."""
+    core_cell = fl_ctx.get_engine().get_cell().core_cell
+    site_name = fl_ctx.get_identity_name()
+    # The simulator has no connection properties; elsewhere an empty URL means "through the client parent".
+    is_simulated = not get_scope_property(site_name, ConnPropKey.ROOT_CONN_PROPS)
+    return {
+        "site_name": site_name,
+        "root_url": core_cell.root_url if is_simulated else "",
+        "secure_mode": core_cell.secure,
+        "workspace_dir": fl_ctx.get_workspace().get_root_dir(),
+    }
+
+
+class OwnCell:
+    """A cell that joins the cellnet as nvflare's pipes do, without anybody at another end: one for a job's process.
+
+    It exists from its first use to its last, whoever uses it.
+    """
+
+    _lock = threading.Lock()
+    _cells: Dict[str, "OwnCell"] = {}  # by the name of the CJ's cell
+
+    def __init__(self, fl_ctx: FLContext):
+        token = f"arrays-{secrets.token_hex(8)}"
+        self._pipe = CellPipe(mode=Mode.PASSIVE.value, token=token, **cellnet_args(fl_ctx))
+        self._users = 0
+        self._beside = fl_ctx.get_engine().get_cell().get_fqcn()
+        self.cell: Cell = self._pipe.cell
+        _forget_what_was_sent(self.cell)
+
+    @classmethod
+    def use(cls, fl_ctx: FLContext) -> "OwnCell":
+        """Returns the cell, connected; whoever calls this has to call `leave`.
+
+        Raises:
+            NotConnected: it is not, after CONNECT_TIMEOUT seconds.
+        """
+        with cls._lock:
+            name = fl_ctx.get_engine().get_cell().get_fqcn()
+            own = cls._cells.get(name)
+            if own is None:
+                own = cls(fl_ctx)
+                try:
+                    connect(own.cell, partial(own._pipe.open, "client_api_arrays"))
+                except NotConnected:
+                    own._close()
+                    raise
+                cls._cells[name] = own
+            own._users += 1
+            return own
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._cells.pop(self._beside)
+                self._close()
+
+    def _close(self) -> None:
+        self._pipe.close()
+        forget_cell(self.cell)
+
+
+def _forget_what_was_sent(cell: Cell) -> None:
+    """Frees each chunk as soon as it is sent.
+
+    nvflare's future of a stream and its task refer to each other, and so keep the chunk until Python looks for such
+    circles, which may be rounds later.
+    """
+    send = cell.byte_streamer.send
+
+    def send_and_forget(*args, **kwargs) -> StreamFuture:
+        future = send(*args, **kwargs)
+        future.add_done_callback(setattr, future, "task_handle", None)
+        return future
+
+    cell.byte_streamer.send = send_and_forget
+
+
+def connect(cell: Cell, start: Callable[[], None]) -> None:
+    """Starts a cell and waits until it is connected: a message that is sent earlier would be lost.
+
+    Raises:
+        NotConnected: not within CONNECT_TIMEOUT seconds.
+    """
+    connections = PromptConnections(cell)
+    cell.core_cell.communicator.register_monitor(connections)
+    start()
+    if not connections.connected.wait(CONNECT_TIMEOUT):
+        raise NotConnected(f"cell {cell.get_fqcn()} was not connected in {CONNECT_TIMEOUT} s")
+
+
+def forget_cell(cell: Cell) -> None:
+    """Has nvflare forget a cell that is closed: it keeps them for ever, and a job may have one per task."""
+    with CellPipe._lock:
+        CellPipe._cells_info.pop(cell.get_fqcn(), None)
+        CoreCell.ALL_CELLS.pop(cell.get_fqcn(), None)
+    # Also their ids, and a later cell that has the id of a freed one would not serve downloads.
+    DownloadService._initialized_cells.pop(id(cell), None)
+
+
+class PromptConnections(EndpointMonitor):
+    """Tells when a cell is connected, and has neither end of its connections wait for acknowledgements.
+
+    nvflare leaves Nagle's algorithm on, which with delayed acknowledgements costs up to 40 ms wherever a small frame
+    follows another before that is acknowledged. This end does without it; at the other end, which is not ours, it is
+    harmless when each frame is acknowledged at once. Linux forgets TCP_QUICKACK, so it is set again with each frame.
+    """
+
+    def __init__(self, cell: Cell):
+        self.connected = threading.Event()
+        self._manager = cell.core_cell.communicator.conn_manager
+
+    def state_change(self, endpoint: Endpoint) -> None:
+        if endpoint.state == EndpointState.READY:
+            for connection in list(self._manager.sfm_conns.values()):
+                _make_prompt(connection.conn)
+            self.connected.set()
+
+
+def _make_prompt(connection) -> None:
+    sock = getattr(connection, "sock", None)
+    if not isinstance(sock, socket.socket) or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return  # of another kind of driver
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_QUICKACK") and not isinstance(connection.read_frame, partial):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        connection.read_frame = partial(_read_promptly, sock, connection.read_frame)
+
+
+def _read_promptly(sock: socket.socket, read_frame: Callable[[], BytesAlike]) -> BytesAlike:
+    frame = read_frame()
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+    return frame

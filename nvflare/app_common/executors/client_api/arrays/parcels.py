@@ -1,0 +1,241 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A message with its arrays apart: its content with a placeholder for each array, and where in one memory they are.
+
+The memory is a piece of the message itself for a small one, else memory that both ends share or that arrives in pieces
+(see memory.py). Whatever it is, who receives the message makes the arrays in place: none is copied, and the memory goes
+with the last of them.
+"""
+
+import copy
+import secrets
+from typing import Any, Callable, List, NamedTuple, Optional, Tuple, Union
+
+from nvflare.app_common.executors.client_api.arrays import specs
+from nvflare.app_common.executors.client_api.arrays.forms import room_beside
+from nvflare.app_common.executors.client_api.arrays.memory import PREFACE, ArraysMap, PrivateMemory, SharedMemory
+from nvflare.app_common.executors.client_api.arrays.specs import TORCH, ArrayRefused, ArraySpec
+
+# Arrays of up to this many bytes in all travel inside their message.
+INLINE_LIMIT = 1024 * 1024
+# Arrays from this size on have room beside them for what nvflare puts there when it carries them.
+ROOM_LIMIT = 64 * 1024
+ALIGNMENT = 64
+
+_MARK_SIZE, _INDEX_SIZE = 16, 4
+
+
+class Place(NamedTuple):
+    spec: ArraySpec
+    offset: int
+
+
+class CarriedTensor:
+    """A tensor in a process that has no need of torch: its description and its bytes."""
+
+    def __init__(self, spec: ArraySpec, buffer: Any, offset: int):
+        self.spec = spec
+        self.buffer = buffer
+        self.offset = offset
+
+    @property
+    def nbytes(self) -> int:
+        return self.spec.size
+
+
+class Parcel:
+    def __init__(self, content: Any, mark: bytes, places: List[Place], size: int, has_room: bool = False):
+        """Puts together what there is.
+
+        Args:
+            content: the message, with `mark` and the array's number in the place of each array.
+            mark: 16 random bytes.
+            places: of the arrays, by number.
+            size: bytes of the memory.
+            has_room: whether large arrays have room beside them.
+        """
+        self.content = content
+        self.mark = mark
+        self.places = places
+        self.size = size
+        self.has_room = has_room
+
+    @classmethod
+    def take_apart(cls, data: Any, has_room: bool = False) -> Tuple["Parcel", list]:
+        """Takes the arrays out of a message, which stays as it is.
+
+        Args:
+            data: nested dicts, lists and tuples.
+            has_room: whether large arrays get room beside them.
+
+        Returns:
+            The parcel, and its arrays by number; an array that is in the message twice is there once.
+
+        Raises:
+            ArrayRefused: an array cannot be handed over; names it.
+        """
+        mark, arrays, numbers, places = secrets.token_bytes(_MARK_SIZE), [], {}, []
+        end = PREFACE
+
+        def take(array: Any, path: tuple) -> Any:
+            nonlocal end
+            if not specs.is_array(array):
+                return array
+            if id(array) not in numbers:
+                numbers[id(array)] = len(arrays)
+                arrays.append(array)
+                place, end = _next_place(_spec_of(array, path), end, has_room)
+                places.append(place)
+            return placeholder(mark, numbers[id(array)])
+
+        content = replace_leaves(data, take)
+        return cls(content, mark, places, end, has_room), arrays
+
+    def describe(self) -> dict:
+        """What the receiver needs, as plain values."""
+        places = [[*place.spec, place.offset] for place in self.places]
+        return {
+            "content": self.content,
+            "mark": self.mark,
+            "places": places,
+            "size": self.size,
+            "has_room": self.has_room,
+        }
+
+    @classmethod
+    def read(cls, description: dict) -> "Parcel":
+        """Returns what was described.
+
+        Raises:
+            ArrayRefused: it is malformed.
+        """
+        size, places = description["size"], []
+        for kind, dtype, shape, by_columns, offset in description["places"]:
+            spec = ArraySpec.checked(kind, dtype, shape, by_columns)
+            if type(offset) is not int or not 0 <= offset <= size - spec.size:
+                raise ArrayRefused(f"an array is outside of its memory: {(offset, spec.size, size)}")
+            places.append(Place(spec, offset))
+        return cls(description["content"], description["mark"], places, size, description["has_room"])
+
+    def put_together(self, buffer: Any, makes_tensors: bool = True) -> Any:
+        """Returns the message with its arrays, which are in the buffer.
+
+        Args:
+            buffer: memory of at least `size` bytes.
+            makes_tensors: False: what was a tensor becomes a CarriedTensor.
+        """
+        if self.has_room and isinstance(buffer, ArraysMap):
+            buffer.rooms = {place.offset for place in self.places if place.spec.size >= ROOM_LIMIT}
+        arrays = [_array_in(buffer, place, makes_tensors) for place in self.places]
+
+        def put(value: Any, path: tuple) -> Any:
+            number = number_of(value, self.mark)
+            return value if number is None else arrays[number]
+
+        return replace_leaves(self.content, put)
+
+    @property
+    def array_bytes(self) -> int:
+        return sum(place.spec.size for place in self.places)
+
+
+class Placed(NamedTuple):
+    """A parcel whose arrays are in memory."""
+
+    parcel: Parcel
+    memory: Union[SharedMemory, PrivateMemory]
+
+
+def array_bytes(data: Any) -> int:
+    """Returns how many bytes the arrays in a message take."""
+    if isinstance(data, Placed):
+        return data.parcel.array_bytes
+    if isinstance(data, dict):
+        return sum(array_bytes(value) for value in data.values())
+    if isinstance(data, (list, tuple)):
+        return sum(array_bytes(value) for value in data)
+    return getattr(data, "nbytes", 0) or 0
+
+
+def _next_place(spec: ArraySpec, end: int, has_room: bool) -> Tuple[Place, int]:
+    room = room_beside(spec) if has_room and spec.size >= ROOM_LIMIT else 0
+    offset = -(-(end + room) // ALIGNMENT) * ALIGNMENT
+    return Place(spec, offset), offset + spec.size + room
+
+
+def _spec_of(array: Any, path: tuple) -> ArraySpec:
+    try:
+        return specs.spec_of(array)
+    except ArrayRefused as e:
+        raise ArrayRefused(f"{'.'.join(map(str, path))}: {e}") from e
+
+
+def _array_in(buffer: Any, place: Place, makes_tensors: bool) -> Any:
+    if place.spec.kind == TORCH and not makes_tensors:
+        return CarriedTensor(place.spec, buffer, place.offset)
+    return specs.array_in(buffer, place.spec, place.offset)
+
+
+def placeholder(mark: bytes, number: int) -> bytes:
+    return mark + number.to_bytes(_INDEX_SIZE, "big")
+
+
+def number_of(value: Any, mark: bytes) -> Optional[int]:
+    """Returns the number of the array for which a value stands, or None."""
+    is_one = type(value) is bytes and len(value) == _MARK_SIZE + _INDEX_SIZE and value.startswith(mark)
+    return int.from_bytes(value[_MARK_SIZE:], "big") if is_one else None
+
+
+def replace_leaves(data: Any, replace: Callable[[Any, tuple], Any], path: tuple = ()) -> Any:
+    """Returns a nested value with its leaves replaced: what is changed is a copy, and the value stays as it is.
+
+    Args:
+        data: nested dicts, lists and tuples.
+        replace: (leaf, path of keys) -> what to put in its place, or the leaf itself.
+        path: where the value is.
+    """
+    if isinstance(data, dict):
+        items = {key: replace_leaves(old, replace, (*path, key)) for key, old in data.items()}
+        changed = {key: new for key, new in items.items() if new is not data[key]}
+        if not changed:
+            return data
+        copied = copy.copy(data)
+        copied.update(changed)
+        return copied
+    if type(data) in (list, tuple) or isinstance(data, list):
+        items = [replace_leaves(old, replace, (*path, i)) for i, old in enumerate(data)]
+        if all(new is old for new, old in zip(items, data)):
+            return data
+        return tuple(items) if type(data) is tuple else _with_items(data, items)
+    return replace(data, path)
+
+
+def _with_items(data: list, items: list) -> list:
+    copied = copy.copy(data)
+    copied[:] = items
+    return copied
+
+
+def write_arrays(arrays: list, parcel: Parcel, memory: Union[SharedMemory, PrivateMemory]) -> None:
+    """Copies arrays to their places, and lets go of each as it is copied: the list is empty afterwards."""
+    buffer = None
+    for number, place in enumerate(parcel.places):
+        array, arrays[number] = arrays[number], None
+        if specs.is_on_device(array):
+            buffer = buffer or memory.map(is_private=False)
+            specs.copy_from_device(array, memoryview(buffer)[place.offset : place.offset + place.spec.size])
+        else:
+            memory.write(place.offset, specs.bytes_of(array))
+    arrays.clear()

@@ -1,0 +1,290 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Pulls the arrays of a task from the server, for the client job process (CJ) and over a cell of its own.
+
+nvflare can leave the arrays of what a cell receives where they are: in their places are `LazyDownloadRef`s then. It is
+switched on for a channel of the CJ's cell, once for the job, and only where nothing else at the CJ has to see the
+arrays: neither a filter of the job or of the site's privacy scope, nor another kind of executor. Else nvflare brings
+the arrays itself.
+"""
+
+import secrets
+import time
+from concurrent.futures import Future
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
+
+import nvflare.fuel.utils.app_config_utils as app_config
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_constant import ConfigVarName, FilterKey, FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.signal import Signal
+from nvflare.app_common.executors.client_api.arrays.arrival import Frames, Landing, SharedLanding, land
+from nvflare.app_common.executors.client_api.arrays.cells import NotConnected, OwnCell
+from nvflare.app_common.executors.client_api.arrays.parcels import Placed, placeholder, replace_leaves
+from nvflare.app_common.executors.client_api.arrays.progress import Progress
+from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
+from nvflare.app_common.executors.client_api.backend_spec import TrainerError
+from nvflare.fuel.f3.cellnet.cell import Cell
+from nvflare.fuel.f3.cellnet.defs import CellChannel, Encoding, MessageHeaderKey, ReturnCode
+from nvflare.fuel.f3.cellnet.utils import new_cell_message
+from nvflare.fuel.f3.streaming.download_service import OBJ_DOWNLOADER_CHANNEL, OBJ_DOWNLOADER_TOPIC, ProduceRC, _PropKey
+from nvflare.fuel.f3.streaming.stream_const import StreamHeaderKey
+from nvflare.fuel.f3.streaming.stream_types import Stream, StreamError, StreamFuture
+from nvflare.fuel.f3.streaming.stream_utils import stream_thread_pool
+from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
+from nvflare.fuel.utils.fobs.lobs import load_from_stream
+from nvflare.private.privacy_manager import Scope
+from nvflare.security.logging import secure_format_exception
+
+# Seconds without a byte after which a chunk is asked for again, unless the job's config says otherwise, and how often.
+CHUNK_TIMEOUT = 600.0
+CHUNK_TRIES = 4
+
+
+class Pulled(NamedTuple):
+    task: Any  # with its arrays: a Placed one, or with the arrays themselves
+    size: int  # bytes
+    seconds: float
+
+
+class TaskArrays:
+    """A task, and its arrays while they are pulled; a context, at whose end the memory is let go of."""
+
+    def __init__(self, task: Any, pull: Optional["Future[Pulled]"], stop: Signal):
+        self._task = task
+        self._pull = pull
+        self._stop = stop
+        self.pulled: Optional[Pulled] = None  # once it is
+
+    def wait(self) -> Any:
+        """Returns the task with its arrays, once they are here: a Placed one, or with the arrays themselves.
+
+        Raises:
+            TrainerError: they did not come, and why.
+        """
+        if self._pull is None:
+            return self._task
+        try:
+            self.pulled = self._pull.result()
+        except ArrayRefused as e:
+            raise TrainerError(f"the arrays of the task cannot be taken: {e}") from e
+        return self.pulled.task
+
+    def __enter__(self) -> "TaskArrays":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stop.trigger("the task is over")
+        if self._pull:
+            self._pull.add_done_callback(_let_go)
+
+
+def _let_go(pull: "Future[Pulled]") -> None:
+    if not pull.cancelled() and pull.exception() is None and isinstance(pull.result().task, Placed):
+        pull.result().task.memory.close()
+
+
+def nothing_else_sees_tasks(fl_ctx: FLContext, executor: Executor) -> bool:
+    """Whether no filter of task data and no other kind of executor is in the job."""
+    runner, scope = fl_ctx.get_prop(FLContextKey.RUNNER), fl_ctx.get_prop(FLContextKey.SCOPE_OBJECT)
+    return _is_only_kind(runner, executor) and not _has_filters(
+        runner, scope, Scope.TASK_DATA_FILTERS_NAME, FilterKey.IN
+    )
+
+
+def nothing_else_sees_results(fl_ctx: FLContext, executor: Executor) -> bool:
+    """Whether no filter of task results and no other kind of executor is in the job."""
+    runner, scope = fl_ctx.get_prop(FLContextKey.RUNNER), fl_ctx.get_prop(FLContextKey.SCOPE_OBJECT)
+    return _is_only_kind(runner, executor) and not _has_filters(
+        runner, scope, Scope.TASK_RESULT_FILTERS_NAME, FilterKey.OUT
+    )
+
+
+def _has_filters(runner: Any, scope: Any, chain: str, direction: str) -> bool:
+    if scope and getattr(scope, chain)[direction]:
+        return True
+    return any(
+        key.endswith(FilterKey.DELIMITER + direction) and filters for key, filters in getattr(runner, chain).items()
+    )
+
+
+def _is_only_kind(runner: Any, executor: Executor) -> bool:
+    table = getattr(getattr(runner, "task_router", None), "task_table", None)
+    return isinstance(table, dict) and {type(other) for other in table.values()} == {type(executor)}
+
+
+class Puller:
+    def __init__(self, fl_ctx: FLContext, executor: Executor):
+        """Has the tasks of the job come without their arrays, where that is possible.
+
+        Args:
+            fl_ctx: the context, at START_RUN.
+            executor: the one that asks.
+        """
+        self._channels = set()
+        self._fl_ctx = fl_ctx
+        self._cell: Optional[OwnCell] = None  # once it is needed
+        self._landing: Tuple[str, Optional[Landing]] = ("", None)  # of the pull that goes on: prefix of names, landing
+        if nothing_else_sees_tasks(fl_ctx, executor):
+            cell = fl_ctx.get_engine().get_cell()
+            if isinstance(cell, Cell):
+                self._channels = cell.decode_pass_through_channels
+                self._channels.add(CellChannel.SERVER_COMMAND)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether tasks come without their arrays."""
+        return bool(self._channels)
+
+    def start(self, task: Any, make_landing: Callable[[], Landing], abort_signal: Signal) -> TaskArrays:
+        """Begins to pull the arrays of a task, if it has not come with them.
+
+        Args:
+            task: as it came.
+            make_landing: makes the place for the arrays.
+            abort_signal: ends it.
+        """
+        stop = Signal(parent=abort_signal)
+        pull = stream_thread_pool.submit(self._pull, task, make_landing, stop) if _references(task) else None
+        return TaskArrays(task, pull, stop)
+
+    def _pull(self, task: Any, make_landing: Callable[[], Landing], stop: Signal) -> Pulled:
+        references, mark = _references(task), secrets.token_bytes(16)
+        names = {name: number for number, name in enumerate(references)}
+        content = replace_leaves(task, lambda leaf, _: _placeholder_for(leaf, mark, names))
+        progress = Progress("pulled")
+        landing = make_landing()
+        try:
+            for source, prefix in _sources(references).items():
+                wanted = {name for name in names if name.startswith(prefix)}
+                self._pull_from(source, prefix, wanted, landing, progress, stop)
+        except BaseException:  # whatever it was, what has been pulled is nobody's
+            landing.close()
+            raise
+        finally:
+            self._landing = "", None  # what still comes is that there is no more
+        if isinstance(landing, SharedLanding):
+            return Pulled(landing.finish(content, mark, list(names)), progress.done, progress.seconds)
+        arrays = dict(zip(names, landing.arrays(list(names))))
+        whole = replace_leaves(task, lambda leaf, _: arrays.get(_name_of(leaf), leaf) if _is_ref(leaf) else leaf)
+        return Pulled(whole, progress.done, progress.seconds)
+
+    def _pull_from(
+        self, source: tuple, prefix: str, wanted: set, landing: Landing, progress: Progress, stop: Signal
+    ) -> None:
+        owner, ref_id = source
+        cell = self._own_cell()
+        self._landing = prefix, landing
+        answer = self._ask(cell, owner, ref_id, None, stop)
+        while wanted:
+            body = answer.result() if isinstance(answer, Future) else answer
+            status = body.get(_PropKey.STATUS)
+            if status != ProduceRC.OK:
+                raise TrainerError(f"{owner} ended ({status}) before {len(wanted)} arrays of the task had come")
+            items = body[_PropKey.DATA]
+            # The next chunk is on its way while this one is taken apart; the last answer is that there is none, which
+            # nobody here waits for.
+            answer = stream_thread_pool.submit(self._ask, cell, owner, ref_id, body[_PropKey.STATE], stop)
+            for item in items:
+                landed = land(item, prefix, landing)
+                wanted.discard(landed.name)
+                progress.add(len(landed))
+
+    def _ask(self, cell: OwnCell, owner: str, ref_id: str, state: Optional[dict], stop: Signal) -> dict:
+        payload = {_PropKey.REF_ID: ref_id, **({} if state is None else {_PropKey.STATE: state})}
+        timeout = app_config.get_positive_float_var(f"np_{ConfigVarName.STREAMING_PER_REQUEST_TIMEOUT}", CHUNK_TIMEOUT)
+        started = time.monotonic()
+        for _ in range(CHUNK_TRIES):
+            reply = cell.cell.send_request(
+                channel=OBJ_DOWNLOADER_CHANNEL,
+                target=owner,
+                topic=OBJ_DOWNLOADER_TOPIC,
+                request=new_cell_message({}, dict(payload)),
+                timeout=timeout,
+                optional=True,
+                abort_signal=stop,
+            )
+            rc = reply.get_header(MessageHeaderKey.RETURN_CODE)
+            if stop.triggered:
+                raise TrainerError("the task has ended while its arrays were pulled")
+            if rc == ReturnCode.OK:
+                return reply.payload
+            if rc != ReturnCode.TIMEOUT:
+                break
+        after = f"{rc} after {time.monotonic() - started:.0f} s"
+        raise TrainerError(f"the arrays of the task cannot be pulled from {owner}: {after}")
+
+    def _own_cell(self) -> OwnCell:
+        if self._cell is None:
+            try:
+                self._cell = OwnCell.use(self._fl_ctx)
+            except NotConnected as e:
+                raise TrainerError(f"the arrays of the task cannot be pulled: {e}") from e
+            topic = f"{OBJ_DOWNLOADER_CHANNEL}:{OBJ_DOWNLOADER_TOPIC}"
+            self._cell.cell.register_stream_cb(CellChannel.RETURN_ONLY, topic, self._receive)
+        return self._cell
+
+    def _receive(self, future: StreamFuture, stream: Stream, resume: bool) -> int:
+        cell, (prefix, landing) = self._cell.cell, self._landing
+        if future.headers.get(StreamHeaderKey.STREAM_REQ_ID) not in cell.requests_dict:
+            raise StreamError("nobody waits for this chunk any more")
+        cell._process_reply(future)  # whoever has asked follows the progress from here on
+        try:
+            frames = Frames(stream, cell.get_chunk_size(), prefix, landing)
+            if future.headers.pop(StreamHeaderKey.PAYLOAD_ENCODING, None) == Encoding.FOBS:
+                future.set_result(load_from_stream(frames, fobs_ctx=cell.get_fobs_context()))
+            else:
+                future.set_result(None)  # a refusal, which its return code tells
+        except Exception as e:  # the top of a thread: the one that waits for the chunk gets to know
+            future.set_exception(e if isinstance(e, StreamError) else StreamError(secure_format_exception(e)))
+        return 0
+
+    def close(self) -> None:
+        """Has the tasks come as ever, and lets go of the cell. Idempotent."""
+        self._channels.discard(CellChannel.SERVER_COMMAND)
+        self._channels = set()
+        cell, self._cell = self._cell, None
+        if cell:
+            cell.leave()
+
+
+def _is_ref(leaf: Any) -> bool:
+    return isinstance(leaf, LazyDownloadRef)
+
+
+def _name_of(leaf: LazyDownloadRef) -> str:
+    # One array of a message has one name in it; its owner has sent the arrays of each kind under an id of their own.
+    return f"{leaf.ref_id}/{leaf.item_id}"
+
+
+def _references(task: Any) -> Dict[str, LazyDownloadRef]:
+    found = {}
+
+    def note(leaf: Any, _: tuple) -> Any:
+        if _is_ref(leaf):
+            found.setdefault(_name_of(leaf), leaf)
+        return leaf
+
+    replace_leaves(task, note)
+    return found
+
+
+def _placeholder_for(leaf: Any, mark: bytes, numbers: Dict[str, int]) -> Any:
+    return placeholder(mark, numbers[_name_of(leaf)]) if _is_ref(leaf) else leaf
+
+
+def _sources(references: Dict[str, LazyDownloadRef]) -> Dict[tuple, str]:
+    """Returns who has the arrays under which id, and the prefix of their names."""
+    return {(ref.fqcn, ref.ref_id): f"{ref.ref_id}/" for ref in references.values()}

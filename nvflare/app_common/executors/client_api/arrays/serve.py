@@ -1,0 +1,257 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Serves the arrays of results to the server, from the client job process (CJ) and ahead of its requests.
+
+In the place of each array of a result goes what nvflare itself puts there where arrays are pulled later: a reference to
+the cell that has it, here one beside the CJ's. An array that a trainer has handed over, with room beside it, is sent
+from where it is; of any other a chunk is made while the one before is on its way.
+
+The server may ask for all of a result again (it has lost an answer, or the CJ has sent the result twice), so nothing is
+freed piece by piece: all of it goes when the server has dealt with the result, or has asked for nothing in a long time.
+"""
+
+import threading
+from concurrent.futures import Future
+from typing import Any, Dict, List, Optional, Tuple
+from uuid import uuid4
+
+import numpy as np
+
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.app_common.decomposers.numpy_decomposers import NumpyArrayDecomposer
+from nvflare.app_common.executors.client_api.arrays import specs
+from nvflare.app_common.executors.client_api.arrays.cells import NotConnected, OwnCell
+from nvflare.app_common.executors.client_api.arrays.forms import frame_of, join
+from nvflare.app_common.executors.client_api.arrays.memory import ArraysMap
+from nvflare.app_common.executors.client_api.arrays.parcels import CarriedTensor, replace_leaves
+from nvflare.app_common.executors.client_api.arrays.progress import Progress
+from nvflare.app_common.executors.client_api.arrays.specs import NUMPY, ArrayRefused, ArraySpec
+from nvflare.fuel.f3.cellnet.cell import Cell
+from nvflare.fuel.f3.streaming.download_service import Downloadable, DownloadService, ProduceRC
+from nvflare.fuel.f3.streaming.stream_utils import stream_thread_pool
+from nvflare.fuel.utils import fobs
+from nvflare.fuel.utils.fobs import dots
+from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
+from nvflare.fuel.utils.log_utils import get_obj_logger
+
+# Bytes of arrays in one chunk, unless a single one is larger; as nvflare has it.
+CHUNK_SIZE = 2 * 1024 * 1024
+# Seconds without a request after which nobody will ask any more.
+SERVE_TIMEOUT = 3600.0
+
+_START, _COUNT = "start", "count"
+
+
+class ResultServer:
+    """Has the results of one job served, one after the other."""
+
+    def __init__(self):
+        self.logger = get_obj_logger(self)
+        self._cell: Optional[OwnCell] = None  # once it is needed
+        self._current: Optional[_Served] = None
+
+    def refer(self, result: Shareable, fl_ctx: FLContext) -> None:
+        """Puts references in the places of the arrays of a result, which are served from now on.
+
+        Only the result itself is changed, not what is in it: who holds a part of that keeps the arrays. Where the cell
+        for it cannot be connected the result stays as it is, and nvflare serves it.
+        """
+        served = _Served()
+        changed = {key: replace_leaves(value, served.refer) for key, value in result.items()}
+        if not served.arrays:
+            return
+        try:
+            self._cell = self._cell or OwnCell.use(fl_ctx)
+        except NotConnected as e:
+            self.logger.warning(f"results are served by nvflare: {e}")
+            return
+        served.open(self._cell.cell)
+        result.update(changed)
+        self._current = served
+
+    def settle(self) -> Optional[Progress]:
+        """Notes that the server has dealt with the last result; returns how it was served, if it was."""
+        served, self._current = self._current, None
+        return served.settle() if served else None
+
+    def close(self) -> None:
+        """Serves no more. Idempotent."""
+        self.settle()
+        cell, self._cell = self._cell, None
+        if cell:
+            cell.leave()
+
+
+class _Served:
+    """The arrays of one result."""
+
+    def __init__(self):
+        self.arrays: Dict[int, _ServedArrays] = {}  # by nvflare's number of the kind
+        self._transaction = ""
+        self._references: List[LazyDownloadRef] = []
+
+    def refer(self, leaf: Any, path: tuple) -> Any:
+        """Returns the reference to put in the place of an array, or what is no array."""
+        source = _source_of(leaf)
+        dot = _dot_of(source) if source else None
+        if dot is None:
+            return leaf
+        arrays = self.arrays.setdefault(dot, _ServedArrays())
+        reference = LazyDownloadRef("", arrays.ref_id, arrays.add(leaf, source), dot)
+        self._references.append(reference)
+        return reference
+
+    def open(self, cell: Cell) -> None:
+        for reference in self._references:
+            reference.fqcn = cell.get_fqcn()
+        # Of no number of receivers: else all is gone with the first time that all was sent.
+        self._transaction = DownloadService.new_transaction(cell, SERVE_TIMEOUT, num_receivers=0)
+        for arrays in self.arrays.values():
+            DownloadService.add_object(self._transaction, arrays, arrays.ref_id)
+            arrays.begin()
+
+    def settle(self) -> Progress:
+        if all(arrays.is_idle for arrays in self.arrays.values()):
+            DownloadService.delete_transaction(self._transaction)
+        # Else the server, which gave the task up, is still at it, and would end itself if it could not go on.
+        return max((arrays.progress for arrays in self.arrays.values()), key=lambda progress: progress.done)
+
+
+def _dot_of(source: "_Source") -> Optional[int]:
+    if source.spec.kind == NUMPY:
+        fobs.register(NumpyArrayDecomposer)  # which else comes with the first array
+        return dots.NUMPY_DOWNLOAD
+    return dots.TENSOR_DOWNLOAD if fobs.get_dot_handler(dots.TENSOR_DOWNLOAD) else None
+
+
+class _Source:
+    """Where an array to be served is."""
+
+    def __init__(self, spec: ArraySpec, array: Any, buffer: Any = None, offset: int = 0):
+        self.spec = spec
+        self._array = array
+        self._buffer = buffer if isinstance(buffer, ArraysMap) and offset in buffer.rooms else None
+        self._offset = offset
+
+    def carried(self, name: str) -> Any:
+        """Returns the form in which nvflare carries the array."""
+        if self._buffer is None:
+            return join(name, self.spec, self._content())
+        view, end = memoryview(self._buffer), self._offset + self.spec.size
+        before, behind = frame_of(name, self.spec, view[self._offset : end])
+        start = self._offset - len(before)
+        view[start : self._offset], view[end : end + len(behind)] = before, behind
+        return view[start : end + len(behind)]
+
+    def _content(self) -> memoryview:
+        if isinstance(self._array, CarriedTensor):
+            tensor = self._array
+            return memoryview(tensor.buffer)[tensor.offset : tensor.offset + tensor.spec.size]
+        return specs.bytes_of(self._array)
+
+
+def _source_of(leaf: Any) -> Optional[_Source]:
+    if isinstance(leaf, CarriedTensor):
+        return _Source(leaf.spec, leaf, leaf.buffer, leaf.offset)
+    if not specs.is_array(leaf):
+        return None
+    try:
+        spec = specs.spec_of(leaf)
+    except ArrayRefused:
+        return None  # nvflare may know what to do with it
+    return _Source(spec, leaf, *_where(leaf)) if type(leaf) is np.ndarray else _Source(spec, leaf)
+
+
+def _where(array: np.ndarray) -> Tuple[Optional[ArraysMap], int]:
+    """Returns the memory that an array is in, and where, if it was handed over."""
+    base = array.base
+    while isinstance(base, np.ndarray):
+        base = base.base
+    base = base.obj if isinstance(base, memoryview) else base
+    if not isinstance(base, ArraysMap):
+        return None, 0
+    start = np.frombuffer(base, np.uint8, 1).__array_interface__["data"][0]
+    return base, array.__array_interface__["data"][0] - start
+
+
+class _ServedArrays(Downloadable):
+    """All arrays of a kind, in chunks; each is made before it is asked for.
+
+    A chunk depends on the state that it is asked for with, and not on who asks.
+    """
+
+    def __init__(self):
+        super().__init__(None)
+        self.ref_id = str(uuid4())
+        self._sources: List[_Source] = []
+        self._numbers: Dict[int, int] = {}  # by id, of an array that is in the result more than once
+        self._kept = []  # what has these ids
+        self._lock = threading.Lock()
+        self._ahead: Tuple[int, Optional[Future]] = (-1, None)
+        self._asked = 0  # index of the array after the last that was asked for
+        self._has_ended = False  # the receiver was told that there is no more
+        self.progress = Progress("served")
+
+    def add(self, array: Any, source: _Source) -> str:
+        """Returns the name of an array that will be served."""
+        if id(array) not in self._numbers:
+            self._numbers[id(array)] = len(self._sources)
+            self._sources.append(source)
+            self._kept.append(array)
+        return f"T{self._numbers[id(array)]}"
+
+    def begin(self) -> None:
+        self._make_ahead(0)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing was asked for, or all of it was given."""
+        return self._has_ended or not self._asked
+
+    def produce(self, state: Optional[dict], requester: str) -> Tuple[str, Any, dict]:
+        start = state[_START] + state[_COUNT] if state else 0
+        self._asked, self._has_ended = start + 1, start >= len(self._sources)
+        if self._has_ended:
+            self.progress.add(0)  # this is when the receiver had the last chunk
+            return ProduceRC.EOF, None, {}
+        items = self._take(start)
+        self._make_ahead(start + len(items))
+        self.progress.add(sum(len(item) for item in items))
+        return ProduceRC.OK, items, {_START: start, _COUNT: len(items)}
+
+    def _take(self, start: int) -> list:
+        with self._lock:
+            (made_for, future), self._ahead = self._ahead, (-1, None)
+        return future.result() if future and made_for == start else self._make(start)
+
+    def _make_ahead(self, start: int) -> None:
+        if start < len(self._sources):
+            future = stream_thread_pool.submit(self._make, start)
+            with self._lock:
+                self._ahead = start, future
+
+    def _make(self, start: int) -> list:
+        items, size = [], 0
+        for index in range(start, len(self._sources)):
+            if items and size + self._sources[index].spec.size > CHUNK_SIZE:
+                break
+            items.append(self._sources[index].carried(f"T{index}"))
+            size += len(items[-1])
+        return items
+
+    def release(self) -> None:
+        with self._lock:
+            self._sources, self._kept, self._ahead = [], [], (-1, None)
