@@ -37,20 +37,19 @@ from nvflare.apis.fl_exception import UnsafeJobError
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
-from nvflare.app_common.executors.client_api.analytics import UNHEARD, AnalyticsRelay, find_audience
 from nvflare.app_common.executors.client_api.arguments import ALL_EXECUTION_MODES  # noqa: F401
 from nvflare.app_common.executors.client_api.arguments import ExecutionMode, check_arguments
 from nvflare.app_common.executors.client_api.backend_spec import (
-    ABORT_CHECK_INTERVAL,
     FAILURE_CAUSE_HEADER,
     ClientAPIBackendContext,
     ClientAPIBackendSpec,
-    TaskAborted,
     TrainerError,
-    clip_cause,
 )
-from nvflare.app_common.executors.client_api.lost_parent import ParentWatch
-from nvflare.app_common.executors.client_api.results import Results
+from nvflare.app_common.executors.client_api.outside_text import clip_cause
+from nvflare.app_common.executors.client_api.server.analytics import UNHEARD, AnalyticsRelay, find_audience
+from nvflare.app_common.executors.client_api.server.lost_parent import ParentWatch
+from nvflare.app_common.executors.client_api.server.results import Results
+from nvflare.app_common.executors.client_api.waiting import ABORT_CHECK_INTERVAL, TaskAborted
 from nvflare.app_common.widgets.convert_to_fed_event import FED_EVENT_PREFIX
 from nvflare.security.logging import secure_format_exception, secure_format_traceback
 from nvflare.widgets.info_collector import InfoCollector

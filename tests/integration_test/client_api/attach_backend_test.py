@@ -27,7 +27,7 @@ import pytest
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.attach import ExitCode
-from nvflare.app_common.executors.client_api.rendezvous import RENDEZVOUS_FILE, ranks_file
+from nvflare.app_common.executors.client_api.session.rendezvous import RENDEZVOUS_FILE, ranks_file
 from nvflare.client.constants import CLIENT_API_CONFIG
 from tests.integration_test.client_api.attach_harness import (
     RUNNER,

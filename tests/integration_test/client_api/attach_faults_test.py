@@ -27,9 +27,9 @@ import pytest
 from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.attach import ExitCode
-from nvflare.app_common.executors.client_api.handshake import PROTOCOL_VERSION, HandshakeError, pack, unpack
-from nvflare.app_common.executors.client_api.trainer_agent import trainer_end
-from nvflare.app_common.executors.client_api.trainer_pipe import HELLO, TrainerPipe
+from nvflare.app_common.executors.client_api.session.handshake import PROTOCOL_VERSION, HandshakeError, pack, unpack
+from nvflare.app_common.executors.client_api.session.trainer_agent import trainer_end
+from nvflare.app_common.executors.client_api.session.trainer_pipe import HELLO, TrainerPipe
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.utils.pipe.pipe import Message as PipeMessage
 from nvflare.fuel.utils.pipe.pipe import Topic

@@ -23,7 +23,7 @@ import threading
 from pathlib import Path
 from typing import Optional
 
-from nvflare.app_common.executors.client_api.rendezvous import RENDEZVOUS_FILE
+from nvflare.app_common.executors.client_api.session.rendezvous import RENDEZVOUS_FILE
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from tests.integration_test.client_api.external_jobs import (  # noqa: F401 - of both modes
     TRAINER_SCRIPT,

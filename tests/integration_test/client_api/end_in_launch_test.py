@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from nvflare.app_common.executors.client_api.attach_backend import LAUNCHER_COMPONENT, PIPE_COMPONENT
-from nvflare.app_common.executors.client_api.trainer_process import TrainerProcess
+from nvflare.app_common.executors.client_api.process.trainer_process import TrainerProcess
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.pipe.file_pipe import FilePipe

@@ -75,7 +75,7 @@ def test_tensor_in_a_job_of_arrays_is_named(run_python):
         import torch
         from nvflare.apis.fl_context import FLContext
         from nvflare.app_common.abstract.fl_model import FLModel
-        from nvflare.app_common.executors.client_api.result_converter import ResultConverter
+        from nvflare.app_common.executors.client_api.formats.result_converter import ResultConverter
         from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 
         for params in ({"a": 1, "b": torch.ones(2)}, {"a": 1, "b": torch.nn.Parameter(torch.ones(2))}):

@@ -23,8 +23,8 @@ import pytest
 
 from nvflare.apis.fl_component import FLComponent
 from nvflare.app_common.abstract.launcher import Launcher, LauncherRunStatus
-from nvflare.app_common.executors.client_api import job_launcher
-from nvflare.app_common.executors.client_api.job_launcher import LAUNCHER_COMPONENT
+from nvflare.app_common.executors.client_api.process import job_launcher
+from nvflare.app_common.executors.client_api.process.job_launcher import LAUNCHER_COMPONENT
 from nvflare.app_common.launchers.subprocess_launcher import SubprocessLauncher
 from tests.integration_test.client_api.attach_harness import RUNNER, SHORT_LEASE, assert_works, attached, workspace
 from tests.integration_test.client_api.external_jobs import TRAINER_SCRIPT

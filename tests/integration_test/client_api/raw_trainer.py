@@ -17,8 +17,8 @@
 import queue
 from typing import Optional
 
-from nvflare.app_common.executors.client_api.handshake import Handshake, pack, unpack
-from nvflare.app_common.executors.client_api.trainer_pipe import ENCODING, HELLO, SEAL, TASK, head_of
+from nvflare.app_common.executors.client_api.session.handshake import Handshake, pack, unpack
+from nvflare.app_common.executors.client_api.session.trainer_pipe import ENCODING, HELLO, SEAL, TASK, head_of
 from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.defs import Encoding, MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import make_reply

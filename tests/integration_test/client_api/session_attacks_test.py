@@ -24,9 +24,15 @@ import pytest
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.handshake import Handshake, HandshakeError, new_session_keys, pack, unpack
-from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
-from nvflare.app_common.executors.client_api.trainer_pipe import (
+from nvflare.app_common.executors.client_api.session.handshake import (
+    Handshake,
+    HandshakeError,
+    new_session_keys,
+    pack,
+    unpack,
+)
+from nvflare.app_common.executors.client_api.session.pipe_reader import TrainerPipeHandler
+from nvflare.app_common.executors.client_api.session.trainer_pipe import (
     CHANNEL,
     ENCODING,
     HELLO,
@@ -36,7 +42,7 @@ from nvflare.app_common.executors.client_api.trainer_pipe import (
     MessageRefused,
     TrainerPipe,
 )
-from nvflare.app_common.executors.client_api.trainer_session import SessionState, TrainerSession
+from nvflare.app_common.executors.client_api.session.trainer_session import SessionState, TrainerSession
 from nvflare.fuel.f3.cellnet.defs import CellChannel, Encoding, MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message as CellMessage

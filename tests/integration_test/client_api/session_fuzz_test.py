@@ -20,9 +20,9 @@ import pytest
 
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.handshake import Handshake, new_session_keys, pack, unpack
-from nvflare.app_common.executors.client_api.trainer_pipe import HELLO, METRICS, PIECE, TASK, TrainerPipe
-from nvflare.app_common.executors.client_api.trainer_session import SessionState, TrainerSession
+from nvflare.app_common.executors.client_api.session.handshake import Handshake, new_session_keys, pack, unpack
+from nvflare.app_common.executors.client_api.session.trainer_pipe import HELLO, METRICS, PIECE, TASK, TrainerPipe
+from nvflare.app_common.executors.client_api.session.trainer_session import SessionState, TrainerSession
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.message import Message as CellMessage
 from nvflare.fuel.utils import fobs

@@ -22,8 +22,8 @@ import sys
 
 import pytest
 
-from nvflare.app_common.executors.client_api.handshake import PROTOCOL_VERSION, pack
-from nvflare.app_common.executors.client_api.trainer_pipe import CHANNEL, HELLO
+from nvflare.app_common.executors.client_api.session.handshake import PROTOCOL_VERSION, pack
+from nvflare.app_common.executors.client_api.session.trainer_pipe import CHANNEL, HELLO
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from tests.integration_test.client_api.cell_harness import connected_cell
 from tests.integration_test.client_api.external_jobs import assert_works, bootstrap_path, start, start_fated, task_of
@@ -76,7 +76,7 @@ class TestStrangers:
         assert "wrong proof" in self.join(job, challenge="of another session")
 
     def test_wrong_protocol_version(self, job, in_task):
-        prepare = "import nvflare.app_common.executors.client_api.handshake as h; h.PROTOCOL_VERSION = 99"
+        prepare = "import nvflare.app_common.executors.client_api.session.handshake as h; h.PROTOCOL_VERSION = 99"
         assert f"speaks protocol {PROTOCOL_VERSION}" in self.join(job, prepare)
 
     def test_wrong_token(self, job, in_task):
@@ -107,7 +107,7 @@ def test_result_for_another_task_is_dropped(job, site_log):
     script = """
         import nvflare.client as flare
         from nvflare.apis.shareable import Shareable
-        from nvflare.app_common.executors.client_api.trainer_pipe import TrainerPipe
+        from nvflare.app_common.executors.client_api.session.trainer_pipe import TrainerPipe
         from nvflare.fuel.utils.pipe.pipe import Message
 
         send = TrainerPipe.send
@@ -203,7 +203,7 @@ def test_log_record_that_gets_past_the_check(job, site_log, log, fault):
 
 
 # Do not wait long for a job that is not there.
-IMPATIENT = "import nvflare.app_common.executors.client_api.trainer_pipe as p; p.HANDSHAKE_TIMEOUT = 2.0"
+IMPATIENT = "import nvflare.app_common.executors.client_api.session.trainer_pipe as p; p.HANDSHAKE_TIMEOUT = 2.0"
 
 
 def run_stranger(config, prepare: str = "") -> str:

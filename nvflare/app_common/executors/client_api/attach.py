@@ -37,10 +37,10 @@ from pathlib import Path
 from typing import List, Optional
 
 import nvflare.client.api as client_api
-from nvflare.app_common.executors.client_api.backend_spec import clip_cause
-from nvflare.app_common.executors.client_api.handshake import HandshakeError
+from nvflare.app_common.executors.client_api.outside_text import clip_cause
 from nvflare.app_common.executors.client_api.owner_process import no_init_in_commands, run_as_main
-from nvflare.app_common.executors.client_api.rendezvous import (
+from nvflare.app_common.executors.client_api.session.handshake import HandshakeError
+from nvflare.app_common.executors.client_api.session.rendezvous import (
     RENDEZVOUS_FILE,
     Claim,
     RendezvousGone,

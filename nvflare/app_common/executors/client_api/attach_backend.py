@@ -34,26 +34,26 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.arrays.arrival import HeapLanding, SharedLanding
 from nvflare.app_common.executors.client_api.arrays.memory import CAN_SHARE
 from nvflare.app_common.executors.client_api.arrays.pull import Puller, TaskArrays, nothing_else_sees_results
+from nvflare.app_common.executors.client_api.arrays.traffic import pull_leg
 from nvflare.app_common.executors.client_api.backend_spec import (
     ClientAPIBackendContext,
     ClientAPIBackendSpec,
     TrainerError,
-    wait_until,
 )
-from nvflare.app_common.executors.client_api.bootstrap import (
+from nvflare.app_common.executors.client_api.process.job_launcher import LAUNCHER_COMPONENT, JobLauncher
+from nvflare.app_common.executors.client_api.session.bootstrap import (
     client_config,
     remove_stale_files,
     session_bootstrap,
     session_pipe_args,
     write_bootstrap,
 )
-from nvflare.app_common.executors.client_api.foreign_pipe import foreign_session
-from nvflare.app_common.executors.client_api.job_launcher import LAUNCHER_COMPONENT, JobLauncher
-from nvflare.app_common.executors.client_api.private_files import remove
-from nvflare.app_common.executors.client_api.rendezvous import RANKS_FILES, RENDEZVOUS_FILE
-from nvflare.app_common.executors.client_api.traffic import pull_leg
-from nvflare.app_common.executors.client_api.trainer_pipe import TrainerPipe
-from nvflare.app_common.executors.client_api.trainer_session import SessionState, TrainerSession
+from nvflare.app_common.executors.client_api.session.foreign_pipe import foreign_session
+from nvflare.app_common.executors.client_api.session.private_files import remove
+from nvflare.app_common.executors.client_api.session.rendezvous import RANKS_FILES, RENDEZVOUS_FILE
+from nvflare.app_common.executors.client_api.session.trainer_pipe import TrainerPipe
+from nvflare.app_common.executors.client_api.session.trainer_session import SessionState, TrainerSession
+from nvflare.app_common.executors.client_api.waiting import wait_until
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.log_utils import get_obj_logger
 from nvflare.fuel.utils.pipe.pipe import Pipe

@@ -30,7 +30,7 @@ from enum import Enum
 from typing import Optional, Type
 
 from nvflare.app_common.executors.client_api.arguments import ExecutionMode
-from nvflare.app_common.executors.client_api.formats import (
+from nvflare.app_common.executors.client_api.formats.job_formats import (
     PARAMS_EXCHANGE_FORMAT,
     PARAMS_TRANSFER_TYPE,
     SERVER_EXPECTED_FORMAT,

@@ -36,27 +36,26 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.arrays.arrival import HeapLanding, SharedLanding
 from nvflare.app_common.executors.client_api.arrays.memory import CAN_SHARE
 from nvflare.app_common.executors.client_api.arrays.pull import Puller, nothing_else_sees_results
+from nvflare.app_common.executors.client_api.arrays.traffic import leg, pull_leg
 from nvflare.app_common.executors.client_api.backend_spec import (
-    ABORT_CHECK_INTERVAL,
     ClientAPIBackendContext,
     ClientAPIBackendSpec,
-    TaskAborted,
     TrainerError,
-    told_by_script,
 )
-from nvflare.app_common.executors.client_api.bootstrap import (
+from nvflare.app_common.executors.client_api.outside_text import told_by_script
+from nvflare.app_common.executors.client_api.process.process_tree import TreeUsage
+from nvflare.app_common.executors.client_api.process.trainer_process import TrainerProcess
+from nvflare.app_common.executors.client_api.session.bootstrap import (
     client_config,
     remove_stale_files,
     session_bootstrap,
     session_pipe_args,
     write_bootstrap,
 )
-from nvflare.app_common.executors.client_api.private_files import remove
-from nvflare.app_common.executors.client_api.process_tree import TreeUsage
-from nvflare.app_common.executors.client_api.traffic import leg, pull_leg
-from nvflare.app_common.executors.client_api.trainer_pipe import TrainerPipe
-from nvflare.app_common.executors.client_api.trainer_process import TrainerProcess
-from nvflare.app_common.executors.client_api.trainer_session import SessionState, TrainerSession
+from nvflare.app_common.executors.client_api.session.private_files import remove
+from nvflare.app_common.executors.client_api.session.trainer_pipe import TrainerPipe
+from nvflare.app_common.executors.client_api.session.trainer_session import SessionState, TrainerSession
+from nvflare.app_common.executors.client_api.waiting import ABORT_CHECK_INTERVAL, TaskAborted
 from nvflare.client.constants import CLIENT_API_CONFIG
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.log_utils import get_obj_logger

@@ -15,7 +15,7 @@
 """Runs the training script on a thread of the client job process.
 
 Tasks, results and log records travel over nvflare's DataBus, on the topics of its in-process Client API, between the
-executor's task thread and the script's thread (see in_process_trainer.py for the script's side):
+executor's task thread and the script's thread (see script/ for its side):
 
     execute() --TOPIC_GLOBAL_RESULT--> flare.receive() ... flare.send() --TOPIC_LOCAL_RESULT--> execute()
                                        flare.log()                      --TOPIC_LOG_DATA------> executor
@@ -34,22 +34,17 @@ from nvflare.apis.signal import Signal
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo
 from nvflare.app_common.executors.client_api.arrays.arrival import HeapLanding
 from nvflare.app_common.executors.client_api.arrays.pull import Puller
+from nvflare.app_common.executors.client_api.arrays.traffic import leg, pull_leg
 from nvflare.app_common.executors.client_api.backend_spec import (
     ClientAPIBackendContext,
     ClientAPIBackendSpec,
     TrainerError,
-    soonest_limit,
-    wait_until,
 )
-from nvflare.app_common.executors.client_api.bootstrap import client_config
-from nvflare.app_common.executors.client_api.in_process_trainer import (
-    InProcessTrainerAPI,
-    ScriptRunner,
-    TaskExchange,
-    forget_api,
-    unsubscribe_all,
-)
-from nvflare.app_common.executors.client_api.traffic import leg, pull_leg
+from nvflare.app_common.executors.client_api.script.script_thread import ScriptThread
+from nvflare.app_common.executors.client_api.script.task_handover import TaskHandover
+from nvflare.app_common.executors.client_api.script.trainer_api import InProcessTrainerAPI, forget_api, unsubscribe_all
+from nvflare.app_common.executors.client_api.session.bootstrap import client_config
+from nvflare.app_common.executors.client_api.waiting import soonest_limit, wait_until
 from nvflare.client.api_spec import CLIENT_API_KEY
 from nvflare.client.config import ConfigKey
 from nvflare.client.in_process.api import TOPIC_GLOBAL_RESULT, TOPIC_LOCAL_RESULT, TOPIC_LOG_DATA, TOPIC_STOP
@@ -72,9 +67,9 @@ class InProcessBackend(ClientAPIBackendSpec):
         self.logger = get_obj_logger(self)
         self._data_bus = DataBus()
         self._events = EventManager(self._data_bus)
-        self._exchange = TaskExchange()
+        self._exchange = TaskHandover()
         self._context: Optional[ClientAPIBackendContext] = None
-        self._runner: Optional[ScriptRunner] = None
+        self._runner: Optional[ScriptThread] = None
         self._thread: Optional[threading.Thread] = None
         self._untold_failure = ""  # why the script ended while no task was running
         self._was_told = False  # by a task that failed of it
@@ -111,11 +106,11 @@ class InProcessBackend(ClientAPIBackendSpec):
         self._data_bus.put_data(CLIENT_API_KEY, api)
         return api
 
-    def _create_runner(self, api: InProcessTrainerAPI, fl_ctx: FLContext) -> ScriptRunner:
+    def _create_runner(self, api: InProcessTrainerAPI, fl_ctx: FLContext) -> ScriptThread:
         path, args = self._context.task_script_path, self._context.task_script_args
         custom_dir = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_app_custom_dir(fl_ctx.get_job_id())
         try:
-            return ScriptRunner(custom_dir, path, args, api, self._exchange)
+            return ScriptThread(custom_dir, path, args, api, self._exchange)
         except ValueError:
             raise TrainerError(f"task_script_path {path!r} was not found in {custom_dir}") from None
 

@@ -29,7 +29,7 @@ from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.params_converter import ParamsConverter
-from nvflare.app_common.executors.client_api.formats import register_tensors
+from nvflare.app_common.executors.client_api.formats.job_formats import register_tensors
 from nvflare.security.logging import secure_format_exception
 
 

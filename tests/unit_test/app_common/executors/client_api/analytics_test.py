@@ -19,8 +19,8 @@ import threading
 import pytest
 
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api import analytics
-from nvflare.app_common.executors.client_api.analytics import AnalyticsRelay
+from nvflare.app_common.executors.client_api.server import analytics
+from nvflare.app_common.executors.client_api.server.analytics import AnalyticsRelay
 
 
 class Server:

@@ -25,7 +25,7 @@ import pytest
 
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.abstract.fl_model import FLModel
-from nvflare.app_common.executors.client_api.result_converter import ResultConverter
+from nvflare.app_common.executors.client_api.formats.result_converter import ResultConverter
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.fuel.utils import fobs

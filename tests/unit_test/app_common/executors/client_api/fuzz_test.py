@@ -20,17 +20,22 @@ import shutil
 
 import pytest
 
-from nvflare.app_common.executors.client_api.handshake import Handshake, HandshakeError, new_session_keys, unpack
 from nvflare.app_common.executors.client_api.migrate import NOT_MIGRATED, OK, main
-from nvflare.app_common.executors.client_api.private_files import Owner, remove_orphans
-from nvflare.app_common.executors.client_api.rendezvous import (
+from nvflare.app_common.executors.client_api.session.handshake import (
+    Handshake,
+    HandshakeError,
+    new_session_keys,
+    unpack,
+)
+from nvflare.app_common.executors.client_api.session.private_files import Owner, remove_orphans
+from nvflare.app_common.executors.client_api.session.rendezvous import (
     RENDEZVOUS_FILE,
     Claim,
     RendezvousRefused,
     find_ranks_file,
     ranks_file,
 )
-from nvflare.app_common.executors.client_api.seals import SealBroken
+from nvflare.app_common.executors.client_api.session.seals import SealBroken
 from tests.unit_test.app_common.executors.client_api.fuzzing import (
     FUZZ_WATCHDOG,
     fuzzed,

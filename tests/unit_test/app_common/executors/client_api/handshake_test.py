@@ -19,7 +19,7 @@ import logging
 
 import pytest
 
-from nvflare.app_common.executors.client_api.handshake import (
+from nvflare.app_common.executors.client_api.session.handshake import (
     MAX_BYTES,
     MAX_TEXT,
     PROTOCOL_VERSION,

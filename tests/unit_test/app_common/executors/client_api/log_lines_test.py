@@ -19,14 +19,14 @@ import warnings
 
 import pytest
 
-from nvflare.app_common.executors.client_api.backend_spec import clip_cause
-from nvflare.app_common.executors.client_api.log_lines import (
+from nvflare.app_common.executors.client_api.formats.log_lines import (
     log_line,
     log_to_output,
     logging_print,
     read_line,
     site_levels,
 )
+from nvflare.app_common.executors.client_api.outside_text import clip_cause
 
 
 class Site:

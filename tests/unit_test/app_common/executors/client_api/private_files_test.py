@@ -23,7 +23,7 @@ import sys
 
 import pytest
 
-from nvflare.app_common.executors.client_api.private_files import (
+from nvflare.app_common.executors.client_api.session.private_files import (
     FileRefused,
     Owner,
     create_private,
@@ -35,7 +35,7 @@ from nvflare.app_common.executors.client_api.private_files import (
 
 WRITE = """
 import os, sys
-from nvflare.app_common.executors.client_api.private_files import create_private
+from nvflare.app_common.executors.client_api.session.private_files import create_private
 {before}
 create_private(sys.argv[1], dict(secret="s"))
 os.kill(os.getpid(), 9)

@@ -21,8 +21,8 @@ import uuid
 
 import pytest
 
-from nvflare.app_common.executors.client_api import process_guard
 from nvflare.app_common.executors.client_api.arguments import MAX_SECONDS
+from nvflare.app_common.executors.client_api.process import process_guard
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 

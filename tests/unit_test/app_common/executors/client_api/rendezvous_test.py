@@ -22,9 +22,9 @@ from pathlib import Path
 
 import pytest
 
-from nvflare.app_common.executors.client_api.bootstrap import write_bootstrap
-from nvflare.app_common.executors.client_api.private_files import Owner
-from nvflare.app_common.executors.client_api.rendezvous import (
+from nvflare.app_common.executors.client_api.session.bootstrap import write_bootstrap
+from nvflare.app_common.executors.client_api.session.private_files import Owner
+from nvflare.app_common.executors.client_api.session.rendezvous import (
     RENDEZVOUS_FILE,
     Claim,
     RendezvousGone,
@@ -53,7 +53,7 @@ def write(root: Path, job: str = "job-1", site: str = "site-1", name: str = REND
 @pytest.fixture
 def ended_process() -> dict:
     """The description of an owner that has ended."""
-    code = "from nvflare.app_common.executors.client_api.private_files import Owner; print(Owner.here())"
+    code = "from nvflare.app_common.executors.client_api.session.private_files import Owner; print(Owner.here())"
     owner = Owner.parse(subprocess.check_output([sys.executable, "-c", code], text=True).strip())
     return {"job_owner": str(owner)}
 
@@ -120,7 +120,7 @@ class TestRanks:
 
     def test_what_a_killed_rank_0_has_left_is_not_taken(self, tmp_path):
         path = write(tmp_path)
-        code = "import pathlib, os; from nvflare.app_common.executors.client_api.rendezvous import Claim; "
+        code = "import pathlib, os; from nvflare.app_common.executors.client_api.session.rendezvous import Claim; "
         code += f"c = Claim(pathlib.Path({str(path)!r})); c.tell_ranks(); os.kill(os.getpid(), 9)"
         assert subprocess.run([sys.executable, "-c", code]).returncode == -9
         assert path.with_name(ranks_file()).exists() and find_ranks_file(str(tmp_path)) is None
@@ -154,7 +154,7 @@ class TestClaim:
 
     def test_is_gone_with_its_process(self, tmp_path):
         path = write(tmp_path)
-        code = "import pathlib, os; from nvflare.app_common.executors.client_api.rendezvous import Claim; "
+        code = "import pathlib, os; from nvflare.app_common.executors.client_api.session.rendezvous import Claim; "
         code += f"c = Claim(pathlib.Path({str(path)!r})); os.kill(os.getpid(), 9)"
         assert subprocess.run([sys.executable, "-c", code]).returncode == -9
         Claim(path).close()

@@ -18,7 +18,7 @@ import threading
 
 import pytest
 
-from nvflare.app_common.executors.client_api.seals import WINDOW, SealBroken, SessionKey
+from nvflare.app_common.executors.client_api.session.seals import WINDOW, SealBroken, SessionKey
 
 PARTS = {"secret": "s", "challenge": "c", "nonce": "n", "job_end": "job", "trainer_end": "trainer"}
 HEAD, PAYLOAD = b"the head", b"the payload"

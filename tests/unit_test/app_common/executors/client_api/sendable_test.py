@@ -32,7 +32,7 @@ from hypothesis.extra import numpy as np_st
 from nvflare.apis.analytix import AnalyticsDataType
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.shareable import Shareable
-from nvflare.app_common.executors.client_api.sendable import MAX_DEPTH, Unsendable, record_fields, sendable
+from nvflare.app_common.executors.client_api.formats.sendable import MAX_DEPTH, Unsendable, record_fields, sendable
 from nvflare.fuel.utils import fobs
 from nvflare.private.fed.utils.fed_utils import nvflare_fobs_initialize
 from tests.unit_test.app_common.executors.client_api.fuzzing import FUZZ_WATCHDOG, fuzzed

@@ -32,7 +32,7 @@ from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.launcher import LauncherRunStatus
-from nvflare.app_common.executors.client_api.output_lines import (
+from nvflare.app_common.executors.client_api.process.output_lines import (
     LINE_COST,
     LOG_BURST,
     MAX_LINE_BYTES,
@@ -40,8 +40,8 @@ from nvflare.app_common.executors.client_api.output_lines import (
     TAIL_LINES,
     OutputLines,
 )
-from nvflare.app_common.executors.client_api.process_guard import read_process
-from nvflare.app_common.executors.client_api.process_tree import (
+from nvflare.app_common.executors.client_api.process.process_guard import read_process
+from nvflare.app_common.executors.client_api.process.process_tree import (
     CommandNotExecutableError,
     CommandNotFoundError,
     ProcessStatus,
@@ -49,7 +49,7 @@ from nvflare.app_common.executors.client_api.process_tree import (
     WorkingDirectoryError,
     describe_exit,
 )
-from nvflare.app_common.executors.client_api.trainer_process import TrainerProcess, split_command
+from nvflare.app_common.executors.client_api.process.trainer_process import TrainerProcess, split_command
 from tests.unit_test.app_common.executors.client_api.process_watch import (
     MARKER,
     few_descriptors,
@@ -285,7 +285,7 @@ class TestDeathOfAnOwner:
     def test_cj_killed(self, marker):
         code = (
             "import os, sys, threading\n"
-            "from nvflare.app_common.executors.client_api.process_tree import OwnedTree\n"
+            "from nvflare.app_common.executors.client_api.process.process_tree import OwnedTree\n"
             "say = lambda line: print(line, flush=True)\n"
             "OwnedTree(sys.argv[1:], os.curdir, 0.5, say, say).start(os.environ)\n"
             "threading.Event().wait()\n"

@@ -20,7 +20,7 @@ Nothing here reads or logs: bytes and the time go in, lines come out.
 from typing import List, Optional
 
 from nvflare.app_common.executors.client_api.outside_text import readable
-from nvflare.app_common.executors.client_api.process_guard import (
+from nvflare.app_common.executors.client_api.process.process_guard import (
     BRACKET_COST,
     LINE_COST,
     LOG_BURST,

@@ -33,9 +33,9 @@ from collections import deque
 from typing import Callable, Optional, Tuple
 
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext, TaskAborted, wait_until
-from nvflare.app_common.executors.client_api.bootstrap import with_pipe
-from nvflare.app_common.executors.client_api.handshake import (
+from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext
+from nvflare.app_common.executors.client_api.session.bootstrap import with_pipe
+from nvflare.app_common.executors.client_api.session.handshake import (
     Handshake,
     HandshakeError,
     Strangers,
@@ -43,15 +43,9 @@ from nvflare.app_common.executors.client_api.handshake import (
     pack,
     unpack,
 )
-from nvflare.app_common.executors.client_api.seals import SealBroken, SealedChannel, SessionKey
-from nvflare.app_common.executors.client_api.trainer_pipe import (
-    CHANNEL,
-    HANDSHAKE_TIMEOUT,
-    HELLO,
-    METRICS,
-    AnySignal,
-    Gone,
-)
+from nvflare.app_common.executors.client_api.session.seals import SealBroken, SealedChannel, SessionKey
+from nvflare.app_common.executors.client_api.session.trainer_pipe import CHANNEL, HANDSHAKE_TIMEOUT, HELLO, METRICS
+from nvflare.app_common.executors.client_api.waiting import AnySignal, TaskAborted, WaitableSignal, wait_until
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.attributes_exportable import ExportMode
 from nvflare.fuel.utils.class_loader import load_class
@@ -134,7 +128,7 @@ class ForeignPipe(Pipe):
         self.way = "the job's pipe"  # how large arrays are handed over
         self.is_attached = True
         self.peer_fqcn: Optional[str] = None  # anything once the peer has shown that it knows the secret
-        self.gone = Gone()
+        self.gone = WaitableSignal()
         self.on_hello: Optional[Callable[[bytes, str], bytes]] = None
         self.on_metrics: Optional[Callable[[list], None]] = None
         self.strangers = Strangers(self.logger)

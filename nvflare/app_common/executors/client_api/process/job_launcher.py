@@ -28,7 +28,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.launcher import Launcher, LauncherRunStatus
 from nvflare.app_common.executors.client_api.backend_spec import TrainerError
-from nvflare.app_common.executors.client_api.trainer_pipe import Gone
+from nvflare.app_common.executors.client_api.waiting import WaitableSignal
 from nvflare.fuel.utils.log_utils import get_obj_logger
 from nvflare.security.logging import secure_format_exception
 
@@ -60,7 +60,7 @@ class JobLauncher:
         self._new_context = fl_ctx.get_engine().new_context
         self._is_initialized = False
         self._turn = threading.Lock()  # one call of the launcher at a time
-        self._stop = Gone()
+        self._stop = WaitableSignal()
         self._threads: List[threading.Thread] = []  # that launch and watch
 
     def launch(self, is_awaited: Callable[[], bool], on_failure: Callable[[str], None]) -> None:

@@ -39,10 +39,15 @@ from contextlib import ExitStack
 from enum import Enum
 from typing import Callable, List, Mapping, NamedTuple, Optional, Sequence
 
-from nvflare.app_common.executors.client_api import process_guard
-from nvflare.app_common.executors.client_api.backend_spec import told_by_script
-from nvflare.app_common.executors.client_api.output_lines import OutputLines
-from nvflare.app_common.executors.client_api.process_guard import DRAIN_READS, GUARD_LIMIT, LAUNCH_LIMIT, READ_BYTES
+from nvflare.app_common.executors.client_api.outside_text import told_by_script
+from nvflare.app_common.executors.client_api.process import process_guard
+from nvflare.app_common.executors.client_api.process.output_lines import OutputLines
+from nvflare.app_common.executors.client_api.process.process_guard import (
+    DRAIN_READS,
+    GUARD_LIMIT,
+    LAUNCH_LIMIT,
+    READ_BYTES,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from nvflare.app_common.abstract.fl_model import MetaKey
 from nvflare.app_common.abstract.params_converter import ParamsConverter
-from nvflare.app_common.executors.client_api.sendable import Unsendable, number_of, sendable
+from nvflare.app_common.executors.client_api.formats.sendable import Unsendable, number_of, sendable
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.fobs import dots
 

@@ -21,12 +21,12 @@ from nvflare.apis.fl_constant import FLMetaKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.executors.client_api.arrays.cells import cellnet_args
 from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext, TrainerError
-from nvflare.app_common.executors.client_api.formats import job_formats
-from nvflare.app_common.executors.client_api.handshake import new_session_keys
-from nvflare.app_common.executors.client_api.log_lines import site_levels
-from nvflare.app_common.executors.client_api.private_files import create_private, remove_orphans
-from nvflare.app_common.executors.client_api.rendezvous import RANKS_FILES, RENDEZVOUS_FILE
-from nvflare.app_common.executors.client_api.trainer_pipe import CHANNEL, TrainerPipe
+from nvflare.app_common.executors.client_api.formats.job_formats import job_formats
+from nvflare.app_common.executors.client_api.formats.log_lines import site_levels
+from nvflare.app_common.executors.client_api.session.handshake import new_session_keys
+from nvflare.app_common.executors.client_api.session.private_files import create_private, remove_orphans
+from nvflare.app_common.executors.client_api.session.rendezvous import RANKS_FILES, RENDEZVOUS_FILE
+from nvflare.app_common.executors.client_api.session.trainer_pipe import CHANNEL, TrainerPipe
 from nvflare.app_common.utils.export_utils import update_export_props
 from nvflare.client.config import ConfigKey
 from nvflare.client.constants import CLIENT_API_CONFIG
@@ -34,7 +34,7 @@ from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.log_utils import get_module_logger
 
 # What flare.init() calls with the arguments in the bootstrap file; named here, because only a trainer imports it.
-TRAINER_END = "nvflare.app_common.executors.client_api.trainer_agent.trainer_end"
+TRAINER_END = "nvflare.app_common.executors.client_api.session.trainer_agent.trainer_end"
 
 _logger = get_module_logger(__name__)
 

@@ -30,9 +30,9 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.launcher import Launcher, LauncherRunStatus
-from nvflare.app_common.executors.client_api.log_lines import log_line
-from nvflare.app_common.executors.client_api.process_guard import SHUTDOWN_TIMEOUT, STOP_GRACE_PERIOD
-from nvflare.app_common.executors.client_api.process_tree import OwnedTree, ProcessStatus
+from nvflare.app_common.executors.client_api.formats.log_lines import log_line
+from nvflare.app_common.executors.client_api.process.process_guard import SHUTDOWN_TIMEOUT, STOP_GRACE_PERIOD
+from nvflare.app_common.executors.client_api.process.process_tree import OwnedTree, ProcessStatus
 from nvflare.security.logging import is_secure
 from nvflare.utils.job_launcher_utils import add_custom_dir_to_path
 

@@ -32,17 +32,19 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.arrays.parcels import Placed, array_bytes
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
-from nvflare.app_common.executors.client_api.backend_spec import (
-    TrainerError,
-    clip_cause,
-    soonest_limit,
-    told_by_script,
-    wait_until,
+from nvflare.app_common.executors.client_api.arrays.traffic import Traffic
+from nvflare.app_common.executors.client_api.backend_spec import TrainerError
+from nvflare.app_common.executors.client_api.outside_text import clip_cause, told_by_script
+from nvflare.app_common.executors.client_api.session.handshake import (
+    Handshake,
+    HandshakeError,
+    pack,
+    unpack,
+    without_proof,
 )
-from nvflare.app_common.executors.client_api.handshake import Handshake, HandshakeError, pack, unpack, without_proof
-from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
-from nvflare.app_common.executors.client_api.traffic import Traffic
-from nvflare.app_common.executors.client_api.trainer_pipe import TASK, MessageRefused, TrainerPipe
+from nvflare.app_common.executors.client_api.session.pipe_reader import TrainerPipeHandler
+from nvflare.app_common.executors.client_api.session.trainer_pipe import TASK, MessageRefused, TrainerPipe
+from nvflare.app_common.executors.client_api.waiting import soonest_limit, wait_until
 from nvflare.app_common.executors.task_exchanger import TaskExchanger
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
 

@@ -35,7 +35,7 @@ from nvflare.apis.fl_constant import EventScope, FedEventHeader, FLContextKey, R
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.backend_spec import TaskAborted, wait_until
+from nvflare.app_common.executors.client_api.waiting import TaskAborted, wait_until
 from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
 from nvflare.app_common.widgets.streaming import AnalyticsReceiver
 from nvflare.fuel.f3.cellnet.defs import CellChannel

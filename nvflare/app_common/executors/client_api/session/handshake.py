@@ -34,7 +34,7 @@ from logging import Logger
 from typing import Callable, Optional
 
 import nvflare
-from nvflare.app_common.executors.client_api.seals import SessionKey
+from nvflare.app_common.executors.client_api.session.seals import SessionKey
 
 PROTOCOL_VERSION = 2
 # Bytes that either side may say before a proof, and characters in each text of it.

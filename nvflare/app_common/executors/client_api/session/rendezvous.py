@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Iterable, Iterator, List, Optional
 
 from nvflare.apis.fl_constant import FLMetaKey
-from nvflare.app_common.executors.client_api.private_files import (
+from nvflare.app_common.executors.client_api.session.private_files import (
     FileRefused,
     create_private,
     open_private,

@@ -35,9 +35,10 @@ from nvflare.app_common.executors.client_api.arrays.cells import NotConnected, c
 from nvflare.app_common.executors.client_api.arrays.exchange import Exchange, Packed
 from nvflare.app_common.executors.client_api.arrays.memory import NotOnThisHost
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
-from nvflare.app_common.executors.client_api.handshake import Handshake, HandshakeError, Strangers, pack, unpack
-from nvflare.app_common.executors.client_api.seals import SealBroken, SealedChannel, SessionKey
-from nvflare.app_common.executors.client_api.trainer_cell import occupy_standard_streams, use_few_threads
+from nvflare.app_common.executors.client_api.session.handshake import Handshake, HandshakeError, Strangers, pack, unpack
+from nvflare.app_common.executors.client_api.session.seals import SealBroken, SealedChannel, SessionKey
+from nvflare.app_common.executors.client_api.session.trainer_cell import occupy_standard_streams, use_few_threads
+from nvflare.app_common.executors.client_api.waiting import AnySignal, WaitableSignal
 from nvflare.fuel.f3.cellnet.defs import Encoding, MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import decode_payload, encode_payload, make_reply
 from nvflare.fuel.f3.message import Message as CellMessage
@@ -78,34 +79,6 @@ _NOT_ON_THIS_HOST = "not on this host: "
 
 class MessageRefused(Exception):
     """The peer has a message and cannot use it; says why."""
-
-
-class Gone(Signal):
-    """A signal that can be waited for."""
-
-    def __init__(self):
-        super().__init__()
-        self._triggering = threading.Event()
-
-    def trigger(self, value) -> None:
-        super().trigger(value)
-        self._triggering.set()
-
-    def wait(self, timeout: float) -> bool:
-        """Waits for the signal, at most `timeout` seconds."""
-        return self._triggering.wait(timeout)
-
-
-class AnySignal(Signal):
-    """Is triggered when one of several signals is."""
-
-    def __init__(self, *signals: Optional[Signal]):
-        super().__init__()
-        self._signals = [signal for signal in signals if signal is not None]
-
-    @property
-    def triggered(self) -> bool:
-        return any(signal.triggered for signal in self._signals)
 
 
 class TrainerPipe(CellPipe):
@@ -153,7 +126,7 @@ class TrainerPipe(CellPipe):
         self.heartbeat_interval = heartbeat_interval
         self.heartbeat_timeout = heartbeat_timeout
         self.is_attached = is_attached
-        self.gone = Gone()  # the peer is gone: no send waits for it any more
+        self.gone = WaitableSignal()  # the peer is gone: no send waits for it any more
         self.last_heard = 0.0  # on the monotonic clock; nvflare's `last_peer_active_time` is on the wall clock
         self.exchange = Exchange(carries_on=not is_trainer)
         self.on_hello: Optional[Callable[[bytes, str], bytes]] = None  # answers a HELLO: (hello, sender) -> answer

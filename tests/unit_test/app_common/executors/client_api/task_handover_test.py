@@ -12,19 +12,19 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""TaskExchange, without threads: which result belongs to which task, and what ends a wait."""
+"""TaskHandover, without threads: which result belongs to which task, and what ends a wait."""
 
 import pytest
 
 from nvflare.apis.shareable import Shareable
-from nvflare.app_common.executors.client_api.in_process_trainer import TaskExchange
+from nvflare.app_common.executors.client_api.script.task_handover import TaskHandover
 
 
 def task(name: str) -> Shareable:
     return Shareable({"task": name})
 
 
-def received(exchange: TaskExchange):
+def received(exchange: TaskHandover):
     """What a script gets that does not wait: the name under which the task came, and the name inside it."""
     got = exchange.receive(lambda: False, timeout=0)
     return got and (got[0], got[1]["task"])
@@ -32,7 +32,7 @@ def received(exchange: TaskExchange):
 
 @pytest.fixture
 def exchange():
-    return TaskExchange()
+    return TaskHandover()
 
 
 @pytest.fixture

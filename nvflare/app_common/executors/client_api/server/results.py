@@ -25,8 +25,8 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.executors.client_api.arrays.serve import ResultServer
+from nvflare.app_common.executors.client_api.arrays.traffic import leg
 from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendSpec
-from nvflare.app_common.executors.client_api.traffic import leg
 from nvflare.fuel.utils.log_utils import get_obj_logger
 from nvflare.security.logging import secure_format_traceback
 

@@ -32,14 +32,14 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo
 from nvflare.app_common.executors.client_api.arrays import exchange, progress
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
-from nvflare.app_common.executors.client_api.log_lines import log_to_output
+from nvflare.app_common.executors.client_api.arrays.traffic import TRAIN_SECONDS
+from nvflare.app_common.executors.client_api.formats.log_lines import log_to_output
+from nvflare.app_common.executors.client_api.formats.result_converter import ResultConverter
+from nvflare.app_common.executors.client_api.formats.sendable import record_fields
 from nvflare.app_common.executors.client_api.owner_process import OwnerProcess
-from nvflare.app_common.executors.client_api.pipe_reader import TrainerPipeHandler
-from nvflare.app_common.executors.client_api.result_converter import ResultConverter
-from nvflare.app_common.executors.client_api.sendable import record_fields
-from nvflare.app_common.executors.client_api.traffic import TRAIN_SECONDS
-from nvflare.app_common.executors.client_api.trainer_cell import load_only_tcp_driver
-from nvflare.app_common.executors.client_api.trainer_pipe import METRICS, TASK, MessageRefused, TrainerPipe
+from nvflare.app_common.executors.client_api.session.pipe_reader import TrainerPipeHandler
+from nvflare.app_common.executors.client_api.session.trainer_cell import load_only_tcp_driver
+from nvflare.app_common.executors.client_api.session.trainer_pipe import METRICS, TASK, MessageRefused, TrainerPipe
 from nvflare.client.flare_agent import RC, AgentClosed, CallStateError, Task, _TaskContext
 from nvflare.client.flare_agent_with_fl_model import FlareAgentWithFLModel
 from nvflare.fuel.utils.class_loader import load_class

@@ -1,0 +1,83 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The rooms of the project, and who may import whom: down only, as docs/design draws it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import nvflare.app_common.executors.client_api as client_api
+
+PACKAGE = client_api.__name__
+FOLDER = Path(client_api.__path__[0])
+# What all may import: the contract, and how to wait, to act as the right process, to take text from outside.
+COMMON = {"backend_spec", "arguments", "waiting", "owner_process", "outside_text"}
+# Room: the rooms below it. `process` knows no protocol, `session` no process, `arrays` neither.
+BELOW = {
+    "arrays": set(),
+    "formats": {"arrays"},
+    "server": {"arrays"},
+    "process": {"formats"},
+    "script": {"formats", "arrays"},
+    "session": {"formats", "arrays"},
+    "migration": {"formats"},
+}
+BACKENDS = {"in_process_backend", "external_process_backend", "attach_backend"}
+# Beside the rooms: the contract, a backend per mode, and what users name in configs, commands and imports.
+DOORS = COMMON | BACKENDS | {"__init__", "attach", "migrate", "client_api_runner", "params_filter"}
+
+
+def imported(path: Path) -> set:
+    """The rooms, or modules beside them, that a module of ours imports, at its head or late."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == PACKAGE:
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE + "."):
+            names.add(node.module[len(PACKAGE) + 1 :].partition(".")[0])
+        elif isinstance(node, ast.Import):
+            names.update(a.name[len(PACKAGE) + 1 :].partition(".")[0] for a in node.names if a.name.startswith(PACKAGE))
+    return names
+
+
+def test_every_room_and_door_is_known():
+    rooms = {path.parent.name for path in FOLDER.glob("*/__init__.py")}
+    assert rooms == BELOW.keys()
+    assert {path.stem for path in FOLDER.glob("*.py")} == DOORS
+
+
+@pytest.mark.parametrize("room", BELOW)
+def test_room_says_what_it_is_for(room):
+    assert ast.get_docstring(ast.parse((FOLDER / room / "__init__.py").read_text()))
+
+
+@pytest.mark.parametrize("room", BELOW)
+def test_imports_go_down_only(room):
+    for path in (FOLDER / room).glob("*.py"):
+        assert imported(path) <= BELOW[room] | {room} | COMMON, path.name
+
+
+def test_the_common_part_imports_nothing_above_it():
+    for name in COMMON:
+        assert imported(FOLDER / f"{name}.py") <= COMMON, name
+
+
+def test_only_the_executor_imports_a_backend_and_late():
+    others = [path for path in FOLDER.rglob("*.py") if imported(path) & BACKENDS]
+    assert others == []
+    executor = ast.parse((FOLDER.parent / "client_api_executor.py").read_text())
+    at_its_head = {node.module for node in executor.body if isinstance(node, ast.ImportFrom)}
+    assert at_its_head.isdisjoint(f"{PACKAGE}.{name}" for name in BACKENDS)
