@@ -32,6 +32,7 @@ PHASE, FAULT = sys.argv[1:3] if len(sys.argv) > 2 else ("", "")
 MARKER = Path(__file__).with_name("faulted")
 # Seconds that the arrays are held up, so that they do not get through before the fault.
 HOLD_UP = 10.0
+has_joined = threading.Event()
 
 
 def hang():
@@ -76,6 +77,7 @@ def hold_up(transfer, step):
 
     def held_up(*args):
         if not MARKER.exists():
+            has_joined.wait()
             os.kill(os.getpid(), signal.SIGUSR1)
             threading.Event().wait(HOLD_UP)
         return original(*args)
@@ -86,11 +88,13 @@ def hold_up(transfer, step):
 def main():
     signal.signal(signal.SIGUSR1, meet_fate)
     reach("launching")
-    flare.init()
+    # Before it joins: the first task may be there as soon as it has.
     if PHASE == "receiving":
         hold_up(SharedMemory, "reserve_all")
     elif PHASE == "sending":
         hold_up(SharedMemory, "seal")
+    flare.init()
+    has_joined.set()
     print("waits for tasks", flush=True)
     while flare.is_running():
         model = flare.receive()
