@@ -154,6 +154,8 @@ def is_on_device(array: Any) -> bool:
 def copy_from_device(tensor: Any, target: memoryview) -> None:
     """Copies a tensor from a device straight to memory of this process."""
     torch = sys.modules["torch"]
+    if not tensor.numel():
+        return  # torch takes no empty buffer
     flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
     torch.frombuffer(target, dtype=torch.uint8).copy_(flat)
 

@@ -124,6 +124,12 @@ class TestTensors:
         parameter = torch.nn.Parameter(torch.ones(3))
         return found + [counted.T, counted[0, 0], counted[:0], storage[2:5], parameter.detach(), storage.clone()]
 
+    def test_copied_as_from_a_device(self):
+        for tensor in self.tensors():
+            target = bytearray(tensor.numel() * tensor.element_size())
+            specs.copy_from_device(tensor, memoryview(target))
+            assert target == specs.bytes_of(tensor)
+
     def bits(self, tensor):
         return self.torch.atleast_1d(tensor.detach()).contiguous().view(self.torch.uint8)
 
