@@ -50,15 +50,19 @@ class Spec:
     mode: str
     size: int = 1024
     rounds: int = 10
+    arrays: int = 8
+    tensors: str = ""  # their dtype, or empty for NumPy arrays
+    at_once: bool = False
     idle_seconds: float = 0.0
-    scalars: int = 0
+    scalars: int = 0  # in the last task
+    scalars_each: int = 0  # in each task before
 
     def plan(self, records: str) -> dict:
-        plan = {"records": records, "rounds": self.rounds, "bytes": self.size}
+        plan = {"records": records, "rounds": self.rounds, "bytes": self.size, "at_once": self.at_once}
+        plan.update(arrays=self.arrays, tensors=self.tensors)
+        plan["scalars"] = [self.scalars_each] * (self.rounds - 1) + [self.scalars or self.scalars_each]
         if self.idle_seconds:
             plan.update(idle_round=self.rounds - 1, idle_seconds=self.idle_seconds)
-        if self.scalars:
-            plan.update(log_round=self.rounds - 1, scalars=self.scalars)
         return plan
 
     def timeout(self) -> float:
@@ -72,11 +76,16 @@ class Watch:
         self._records = records
         self.peak_rss_mb = {}
         self.peak_threads = {}
+        self.peak_pss_mb = 0.0  # of the client job and its trainers together
         self.cpu = {}
 
     def sample(self):
+        site = {
+            _pid_of(path) for role in ("cj", "trainer") for path in glob.glob(os.path.join(self._records, f"{role}-*"))
+        }
+        self.peak_pss_mb = max(self.peak_pss_mb, sum(map(_pss_mb, site)))
         for path in glob.glob(os.path.join(self._records, "*.jsonl")):
-            pid = int(path.rpartition("-")[2].partition(".")[0])
+            pid = _pid_of(path)
             try:
                 self._sample_process(pid)
             except (OSError, ValueError):
@@ -122,7 +131,7 @@ def run(spec: Spec, python: str, keep: bool) -> Outcome:
     records = os.path.join(home, "records")
     job = os.path.join(home, "job")
     plan_path = os.path.join(job, "app", "custom", "plan.json")
-    config = peers.client_config(spec.peer, spec.mode, python, plan_path)
+    config = peers.client_config(spec.peer, spec.mode, python, plan_path, bool(spec.tensors))
     os.makedirs(records)
     _write_job(job, config, spec.plan(records), plan_path)
     watch = Watch(records)
@@ -249,6 +258,18 @@ def _missing_results(spec: Spec, outcome: Outcome) -> Optional[str]:
     if len(results) != spec.rounds:
         return f"{len(results)} of {spec.rounds} results reached the server"
     return None
+
+
+def _pid_of(record_file: str) -> int:
+    return int(record_file.rpartition("-")[2].partition(".")[0])
+
+
+def _pss_mb(pid: int) -> float:
+    """Memory of a process in which what it shares counts by its share; 0 once it has ended."""
+    try:
+        return int(re.search(r"^Pss:\s+(\d+)", _read(f"/proc/{pid}/smaps_rollup"), re.MULTILINE).group(1)) / 1024
+    except (OSError, AttributeError):
+        return 0.0
 
 
 def _cpu_clock(pid: int) -> int:

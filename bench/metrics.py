@@ -92,6 +92,7 @@ def _of_processes(outcome) -> dict:
     if trainers:
         figures["trainer peak RSS, MB"] = max((watch.peak_rss_mb.get(t, 0) for t in trainers))
         figures["trainer threads, most"] = max((watch.peak_threads.get(t, 0) for t in trainers))
+    figures["peak PSS of CJ and trainer, MB"] = watch.peak_pss_mb
     figures["processes left"] = outcome.leftovers
     figures["machine load before"] = outcome.load_before
     return figures

@@ -29,6 +29,8 @@ ATTACH_ID = "bench"
 
 IN_PROCESS, EXTERNAL, EXTERNAL_PER_TASK, ATTACH = "in_process", "external", "external_per_task", "attach"
 
+# So that no job compiles what it imports. Some packages carry templates that are no Python: what fails is left alone.
+_COMPILE_ALL = "import compileall, sysconfig; compileall.compile_dir(sysconfig.get_path('purelib'), quiet=2)"
 _EXECUTORS = "nvflare.app_common.executors."
 _CLIENT_API = _EXECUTORS + "client_api_executor.ClientAPIExecutor"
 _CONVERT_TO_FED_EVENT = {
@@ -42,36 +44,46 @@ class Unsupported(Exception):
     """This peer has no such mode."""
 
 
-def prepare_venv(peer: str, given: dict) -> str:
+def prepare_venv(peer: str, given: dict, tensors: bool) -> str:
     """Returns the path of the peer's Python; creates or updates its environment unless one was given."""
-    home = given.get("legacy" if peer == FLOOR else peer)
-    if home:
-        return os.path.join(home, "bin", "python")
     source = "legacy" if peer == FLOOR else peer
-    home = os.path.join(BENCH_HOME, "venvs", source)
-    python = os.path.join(home, "bin", "python")
+    python = os.path.join(given.get(source) or os.path.join(BENCH_HOME, "venvs", source), "bin", "python")
+    if source not in given:
+        _make_venv(source, python, tensors)
+    subprocess.run([python, "-Ic", _COMPILE_ALL], check=True)
+    return python
+
+
+def _make_venv(source: str, python: str, tensors: bool):
     if not os.path.exists(python):
-        venv.create(home, with_pip=True)
-    if subprocess.run([python, "-Ic", "import nvflare.apis, numpy"], capture_output=True).returncode != 0:
+        venv.create(os.path.dirname(os.path.dirname(python)), with_pip=True)
+    if not _can_import(python, "nvflare.apis, numpy"):
         _pip(python, REQUIREMENTS[source], "numpy")
     if source == "ours":
         _pip(python, "--force-reinstall", "--no-deps", REPO)
-    return python
+    if tensors and not _can_import(python, "torch, safetensors"):
+        _pip(python, "torch", "safetensors")
+
+
+def _can_import(python: str, modules: str) -> bool:
+    return subprocess.run([python, "-Ic", f"import {modules}"], capture_output=True).returncode == 0
 
 
 def _pip(python: str, *arguments: str):
     subprocess.run([python, "-m", "pip", "install", "--quiet", *arguments], check=True, stdout=sys.stderr)
 
 
-def client_config(peer: str, mode: str, python: str, plan_path: str) -> dict:
+def client_config(peer: str, mode: str, python: str, plan_path: str, tensors: bool) -> dict:
     """Returns the executor and components of one peer in one mode, as in config_fed_client.json."""
     probe = {"id": "probe", "path": "bench_probe.BenchProbe", "args": {"plan_path": plan_path}}
     if peer == FLOOR:
-        executor, components = _floor(mode, plan_path)
+        executor, components = _floor(plan_path)
     elif peer == "legacy":
         executor, components = _legacy(mode, python, plan_path)
     else:
         executor, components = _client_api(peer, mode, python, plan_path)
+    if tensors and peer != FLOOR:
+        executor["args"].update(params_exchange_format="pytorch", server_expected_format="pytorch")
     return {
         "format_version": 2,
         "components": [probe, *components],
@@ -85,9 +97,7 @@ def _command(python: str, plan_path: str) -> str:
     return shlex.join([python, "-u", "custom/train.py", plan_path])
 
 
-def _floor(mode: str, plan_path: str):
-    if mode != IN_PROCESS:
-        raise Unsupported("the floor has no trainer process")
+def _floor(plan_path: str):
     return {"path": "bench_floor.BenchFloorExecutor", "args": {"plan_path": plan_path}}, []
 
 

@@ -31,10 +31,15 @@ MODES = (peers.IN_PROCESS, peers.EXTERNAL, peers.EXTERNAL_PER_TASK, peers.ATTACH
 MODES_OF_CHOICE = {
     "in_process": (peers.IN_PROCESS,),
     "external": (peers.EXTERNAL, peers.EXTERNAL_PER_TASK),
+    "external_once": (peers.EXTERNAL,),
+    "external_per_task": (peers.EXTERNAL_PER_TASK,),
     "attach": (peers.ATTACH,),
     "all": MODES,
 }
+KINDS = ("tasks", "at_once", "tensors", "many", "idle", "log")
 IDLE_SECONDS = 20.0
+FEW_SCALARS = 10
+MANY_ARRAYS = 10_000
 
 
 def parse_size(text: str) -> int:
@@ -59,10 +64,9 @@ def scenarios(options) -> list:
     """Returns (title, fields of the Spec, function that makes the figures) of each scenario."""
     found = []
     for mode in MODES_OF_CHOICE[options.what]:
-        sizes = options.size[:1] if mode == peers.EXTERNAL_PER_TASK else options.size
-        for size in sizes if "tasks" in options.kinds else ():
-            fields = {"mode": mode, "size": size, "rounds": options.rounds or default_rounds(size)}
-            found.append((f"{mode}, {size_name(size)}", fields, metrics.of_tasks))
+        for title, fields in task_scenarios(options, mode):
+            rounds = options.rounds or default_rounds(fields["size"])
+            found.append((f"{mode}, {title}", {"mode": mode, "rounds": rounds, **fields}, metrics.of_tasks))
         if mode == peers.EXTERNAL_PER_TASK:
             continue
         if "idle" in options.kinds:
@@ -72,6 +76,25 @@ def scenarios(options) -> list:
             fields = {"mode": mode, "rounds": 2, "scalars": count}
             found.append((f"{mode}, {count} scalars in the last task", fields, metrics.of_logging))
     return found
+
+
+def task_scenarios(options, mode: str):
+    """Yields the title and what is special about it in the Spec of each scenario whose tasks are timed."""
+    kinds = options.kinds
+    for size in options.size if "tasks" in kinds else ():
+        yield size_name(size), {"size": size}
+    if mode == peers.EXTERNAL_PER_TASK:
+        kinds = [kind for kind in kinds if kind == "tensors"]
+    smallest, largest = min(options.size), max(options.size)
+    if "at_once" in kinds:
+        yield f"{size_name(smallest)}, answered at once", {"size": smallest, "at_once": True}
+        fields = {"size": smallest, "at_once": True, "scalars_each": FEW_SCALARS}
+        yield f"{size_name(smallest)}, answered at once after {FEW_SCALARS} scalars", fields
+    for dtype in ("float32", "bfloat16") if "tensors" in kinds else ():
+        yield f"{size_name(largest)} of {dtype} tensors", {"size": largest, "tensors": dtype}
+    if "many" in kinds:
+        fields = {"size": MANY_ARRAYS * SIZE_UNITS["KB"], "arrays": MANY_ARRAYS}
+        yield f"{MANY_ARRAYS:,} arrays of 1KB", fields
 
 
 def measure_one(fields: dict, peer: str, python: str, make_figures, keep: bool) -> dict:
@@ -124,15 +147,18 @@ def parse_options(arguments: list):
     parser.add_argument("--rounds", type=int, help="tasks per job; default: 20, or 8 from 1MB and 4 from 256MB")
     parser.add_argument("--size", default="1KB,64MB,512MB", type=lambda text: [parse_size(w) for w in words(text)])
     parser.add_argument("--peers", default=",".join((*peers.PEERS, peers.FLOOR)), type=words)
-    parser.add_argument("--kinds", default="tasks,idle,log", type=words, help="which kinds of jobs to run")
+    parser.add_argument("--kinds", default=",".join(KINDS), type=words, help="which kinds of jobs to run")
     parser.add_argument("--scalars", default="500", type=lambda text: [int(w) for w in words(text)])
     parser.add_argument("--venv", action="append", default=[], metavar="PEER=PATH", help="use this environment")
     parser.add_argument("--out", default=os.path.join(peers.BENCH_HOME, "results.json"))
     parser.add_argument("--keep", action="store_true", help="keep the folders of successful jobs")
     options = parser.parse_args(arguments)
-    unknown = set(options.peers) - {*peers.PEERS, peers.FLOOR}
-    if unknown:
-        parser.error(f"unknown peers {sorted(unknown)}")
+    for name, given, known in (
+        ("peers", options.peers, (*peers.PEERS, peers.FLOOR)),
+        ("kinds", options.kinds, KINDS),
+    ):
+        if unknown := set(given) - set(known):
+            parser.error(f"unknown {name} {sorted(unknown)}, there are {', '.join(known)}")
     options.venv = dict(item.split("=", 1) for item in options.venv)
     return options
 
@@ -140,11 +166,11 @@ def parse_options(arguments: list):
 def main(arguments: list) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the job under way is cleaned up
     options = parse_options(arguments)
-    pythons = {peer: peers.prepare_venv(peer, options.venv) for peer in options.peers}
+    tensors = "tensors" in options.kinds
+    pythons = {peer: peers.prepare_venv(peer, options.venv, tensors) for peer in options.peers}
     report = {"machine": {"cpus": os.cpu_count(), "platform": platform.platform()}, "scenarios": []}
     for title, fields, make_figures in scenarios(options):
-        in_this = [p for p in options.peers if p != peers.FLOOR or fields["mode"] == peers.IN_PROCESS]
-        in_this = [p for p in in_this if p != peers.FLOOR or make_figures is not metrics.of_logging]
+        in_this = [p for p in options.peers if p != peers.FLOOR or make_figures is metrics.of_tasks]
         results = {}
         for peer in in_this:
             print(f"measuring {title}: {peer}", file=sys.stderr, flush=True)

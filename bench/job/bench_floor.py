@@ -16,7 +16,7 @@
 
 import time
 
-import numpy as np
+from bench_arrays import prepare
 from bench_records import Recorder, load_plan
 from train import training_seconds
 
@@ -37,12 +37,13 @@ class BenchFloorExecutor(Executor):
         """
         super().__init__()
         self._plan = load_plan(plan_path)
+        prepare(self._plan)
         self._recorder = Recorder(self._plan["records"], "trainer")
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         received = time.monotonic()
         model = FLModelUtils.from_shareable(shareable)
         time.sleep(training_seconds(self._plan, model.current_round))
-        params = {name: np.add(array, 1) for name, array in model.params.items()}
+        params = {name: array + 1 for name, array in model.params.items()}
         self._recorder.write("step", round=model.current_round, received=received, send_called=time.monotonic())
         return FLModelUtils.to_shareable(FLModel(params=params))

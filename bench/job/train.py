@@ -19,7 +19,6 @@ import sys
 import time
 from typing import Optional
 
-import numpy as np
 from bench_records import Recorder, load_plan, spread
 
 import nvflare.client as flare
@@ -28,6 +27,8 @@ from nvflare.apis.analytix import AnalyticsDataType
 
 def training_seconds(plan: dict, round_number: int) -> float:
     """Spread over 0.5 s, the period of the slowest poll, so that no poll comes at the right time in every round."""
+    if plan["at_once"]:
+        return 0.0
     if round_number == plan.get("idle_round"):
         return plan["idle_seconds"]
     return 0.05 + 0.5 * spread(round_number, math.sqrt(2))
@@ -56,9 +57,9 @@ def main(plan_path: str, config_file: Optional[str] = None):
         if model is None:
             break
         round_number = model.current_round
-        fields = log_burst(plan["scalars"]) if round_number == plan.get("log_round") else {}
+        fields = log_burst(scalars) if (scalars := plan["scalars"][round_number]) else {}
         time.sleep(training_seconds(plan, round_number))
-        result = flare.FLModel(params={name: np.add(array, 1) for name, array in model.params.items()})
+        result = flare.FLModel(params={name: array + 1 for name, array in model.params.items()})
         send_called = time.monotonic()
         recorder.write("step", round=round_number, received=received, send_called=send_called, **fields)
         flare.send(result)
