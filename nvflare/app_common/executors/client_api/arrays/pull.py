@@ -139,7 +139,8 @@ class Puller:
         self._landing: Tuple[str, Optional[Landing]] = ("", None)  # of the pull that goes on: prefix of names, landing
         if nothing_else_sees_tasks(fl_ctx, executor):
             cell = fl_ctx.get_engine().get_cell()
-            if isinstance(cell, Cell):
+            # Without these two, nvflare's own, no cell of ours could read an answer from its frames.
+            if isinstance(cell, Cell) and hasattr(Cell, "_process_reply") and "requests_dict" in vars(cell):
                 self._channels = cell.decode_pass_through_channels
                 self._channels.add(CellChannel.SERVER_COMMAND)
 

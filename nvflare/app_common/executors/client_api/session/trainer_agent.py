@@ -61,7 +61,7 @@ def trainer_end(end_class: str, log_levels: Optional[Dict[str, int]] = None, **a
 
     It also has `flare.init()` use TrainerAgent in this process, which waits for events where nvflare's agent polls, and
     `flare.log()` look at a record (`create_record`) before nvflare does. Where a later nvflare lacks the names, its own
-    go on working with the pipe. Nothing else of nvflare's is replaced at run time.
+    go on working with the pipe. All that is replaced at run time is listed in docs/design/borrowed.md.
 
     Args:
         end_class: path of the pipe's class.

@@ -15,6 +15,7 @@
 """The rooms of the project, and who may import whom: down only, as docs/design draws it."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,9 @@ BELOW = {
     "session": {"formats", "arrays"},
     "migration": {"formats"},
 }
+# Whatever has nvflare has these, too; the others only in the processes of a job that uses tensors.
+ALWAYS_THERE = {"nvflare", "numpy", "yaml"}
+WITH_TENSORS = {"torch", "safetensors"}
 BACKENDS = {"in_process_backend", "external_process_backend", "attach_backend"}
 # Beside the rooms: the contract, a backend per mode, and what users name in configs, commands and imports.
 DOORS = COMMON | BACKENDS | {"__init__", "attach", "migrate", "client_api_runner", "params_filter"}
@@ -81,3 +85,21 @@ def test_only_the_executor_imports_a_backend_and_late():
     executor = ast.parse((FOLDER.parent / "client_api_executor.py").read_text())
     at_its_head = {node.module for node in executor.body if isinstance(node, ast.ImportFrom)}
     assert at_its_head.isdisjoint(f"{PACKAGE}.{name}" for name in BACKENDS)
+
+
+def packages_of(nodes) -> set:
+    """The packages, beside the standard library, that import statements name."""
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module.partition(".")[0])
+    return names - set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.py")), ids=lambda path: str(path.relative_to(FOLDER)))
+def test_nothing_is_imported_that_nvflare_does_not_bring(path):
+    tree = ast.parse(path.read_text())
+    assert packages_of(tree.body) <= ALWAYS_THERE
+    assert packages_of(ast.walk(tree)) <= ALWAYS_THERE | WITH_TENSORS
