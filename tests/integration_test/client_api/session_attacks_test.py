@@ -19,11 +19,13 @@ messages. In the end the good trainer does a task.
 
 import threading
 
+import numpy as np
 import pytest
 
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
+from nvflare.app_common.executors.client_api.arrays.exchange import Exchange
 from nvflare.app_common.executors.client_api.session.handshake import (
     Handshake,
     HandshakeError,
@@ -37,6 +39,7 @@ from nvflare.app_common.executors.client_api.session.trainer_pipe import (
     ENCODING,
     HELLO,
     METRICS,
+    PIECE,
     SEAL,
     TASK,
     MessageRefused,
@@ -52,9 +55,9 @@ from nvflare.fuel.utils.fobs import Decomposer
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
 from tests.integration_test.client_api.cell_harness import connected_cell
 from tests.integration_test.client_api.raw_trainer import RawTrainer
-from tests.unit_test.app_common.executors.job_harness import LIMIT, stop_cell
+from tests.unit_test.app_common.executors.job_harness import LARGE, LIMIT, stop_cell
 
-TOPICS = [TASK, METRICS, Topic.HEARTBEAT, Topic.END, Topic.ABORT, Topic.PEER_GONE, "NONSENSE"]
+TOPICS = [TASK, METRICS, PIECE, Topic.HEARTBEAT, Topic.END, Topic.ABORT, Topic.PEER_GONE, "NONSENSE"]
 RECORDS = [DXO(DataKind.ANALYTIC, data={"number": 1})]
 
 
@@ -108,8 +111,9 @@ def attacker(cell, keys, session, trainer):
     cell.core_cell.out_req_filter_reg.reg.clear()
 
 
-def do_task(session, trainer) -> None:
-    results = []
+def do_task(session, trainer, result=None, answer=None) -> Shareable:
+    """Does a task and returns its result, which may be given, as well as who sends it."""
+    results, result = [], result or Shareable({"good": True})
 
     def execute():
         results.append(session.execute("train", Shareable(), None, Signal()))
@@ -118,9 +122,10 @@ def do_task(session, trainer) -> None:
     running.start()
     while (request := trainer.receive(LIMIT)).topic != TASK:
         pass
-    assert trainer.send(Message.new_reply(TASK, Shareable({"good": True}), request.msg_id), LIMIT)
+    assert (answer or trainer.send)(Message.new_reply(TASK, result, request.msg_id), LIMIT)
     running.join(LIMIT)
     assert results[0]["good"]
+    return results[0]
 
 
 class TestUnderTheTrainersName:
@@ -248,6 +253,55 @@ class TestRepeatedAndChanged:
         session.pipe.cell.core_cell.add_incoming_filter("*", "*", change_once)
         do_task(session, trainer)
         assert changed and session.stats()["refused"] == 1
+
+
+class TestPieces:
+    """The arrays of a large message between hosts come in pieces, and each of them is a message with a seal."""
+
+    @pytest.fixture
+    def distant(self, trainer):
+        trainer.exchange = Exchange(carries_on=False, can_share=False)
+        trainer.greet()
+        return trainer
+
+    @staticmethod
+    def do_large_task(session, trainer, value: float, between=lambda: None) -> None:
+        """Does a task whose result comes in pieces; something else comes between them."""
+
+        def answer(msg: Message, timeout: float) -> bool:
+            def send(piece: dict) -> bool:
+                arrived = trainer.send(Message.new_request(PIECE, piece), timeout)
+                between()
+                return arrived
+
+            with trainer.exchange.pack(msg) as packed:
+                assert trainer.exchange.send_pieces(packed, send)
+                return trainer.send(Message(msg.msg_type, TASK, packed.payload, msg.msg_id, msg.req_id), timeout)
+
+        good = np.full(LARGE, value, dtype=np.float32)
+        result = do_task(session, trainer, Shareable({"good": True, "w": good}), answer)
+        assert (result["w"] == value).all()
+
+    def test_changed_piece(self, session, distant):
+        changed = []
+
+        def change_once(message: CellMessage) -> None:
+            if message.get_header(MessageHeaderKey.TOPIC) == PIECE and message.get_header(ENCODING) and not changed:
+                payload = message.payload if isinstance(message.payload, list) else [message.payload]
+                payload = bytearray(b"".join(payload))
+                payload[-100] ^= 1
+                message.payload = bytes(payload)
+                changed.append(message)
+
+        session.pipe.cell.core_cell.add_incoming_filter("*", "*", change_once)
+        self.do_large_task(session, distant, 7.0)
+        assert changed and session.stats()["refused"] == 1
+
+    def test_repeated_piece_among_those_of_the_next_message(self, session, distant, attacker):
+        pieces = recorded(session, PIECE)
+        self.do_large_task(session, distant, 1.0)
+        early = list(pieces)
+        self.do_large_task(session, distant, 2.0, between=lambda: [attacker.tell(PIECE, piece) for piece in early[:2]])
 
 
 class TestFalseJob:

@@ -19,11 +19,11 @@ end that cannot open the other's memory (another host, container, or system) say
 are sent in pieces, each acknowledged by itself, before the message that they belong to.
 """
 
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, Optional
-from uuid import uuid4
 
 from nvflare.app_common.executors.client_api.arrays.memory import (
     CAN_SHARE,
@@ -73,7 +73,8 @@ class Exchange:
         self._carries_on = carries_on
         self._can_share = can_share
         self._lock = threading.Lock()  # guards what comes in pieces
-        self._arriving = ("", None)  # id and memory
+        self._arriving = (0, None)  # number of the transfer, and memory
+        self._transfers = itertools.count(1)
 
     @property
     def way(self) -> str:
@@ -123,7 +124,7 @@ class Exchange:
         elif self._can_share and isinstance(placed.memory, SharedMemory):
             payload[_SHARED] = placed.memory.address()
         else:
-            payload[_PIECES] = str(uuid4())
+            payload[_PIECES] = next(self._transfers)
         return Packed(payload, placed)
 
     def stop_sharing(self, packed: Packed, why: str) -> Packed:
@@ -165,18 +166,22 @@ class Exchange:
     # What is received
 
     def take_piece(self, piece: dict) -> None:
-        """Takes a piece; one that was sent again is the same.
+        """Takes a piece; one that was sent again is the same, one of a transfer that was given up is too late.
 
         Raises:
             ArrayRefused: it is malformed, or there is not enough memory.
         """
         transfer, size, offset, content = (piece[name] for name in ("transfer", "size", "offset", "content"))
-        if type(size) is not int or type(offset) is not int or not 0 <= offset <= size - len(content):
+        if any(type(number) is not int for number in (transfer, size, offset)) or type(content) is not bytes:
+            raise ArrayRefused("a piece is malformed")
+        if not 0 <= offset <= size - len(content):
             raise ArrayRefused("a piece is outside of its message")
         with self._lock:
-            if transfer != self._arriving[0]:
+            if transfer > self._arriving[0]:
                 self._arriving = transfer, PrivateMemory(size)  # what was there is of a message that never came
-            memory = self._arriving[1]
+            is_late, memory = transfer < self._arriving[0], self._arriving[1]
+        if is_late or memory is None:
+            return
         if size != memory.size:
             raise ArrayRefused("a piece is of a message of another size")
         memory.write(offset, content)
@@ -200,8 +205,8 @@ class Exchange:
             buffer = self._map(payload[_SHARED])
         else:
             with self._lock:
-                (transfer, memory), self._arriving = self._arriving, ("", None)
-            if transfer != payload[_PIECES]:
+                (transfer, memory), self._arriving = self._arriving, (self._arriving[0], None)
+            if transfer != payload[_PIECES] or memory is None:
                 raise ArrayRefused("the pieces of a message are missing")
             buffer = memory.map(is_private=True)
         if len(buffer) < parcel.size:

@@ -26,7 +26,8 @@ import mmap
 import os
 import re
 import secrets
-from typing import Dict, List, Optional, Set
+from contextlib import contextmanager
+from typing import Dict, Iterator, List, Optional, Set
 
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
 
@@ -61,8 +62,9 @@ class SharedMemory:
         Raises:
             ArrayRefused: there is not so much.
         """
-        self._fd: Optional[int] = os.memfd_create("client_api", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        self.size = 0
+        self.size, self._fd = 0, None
+        with _refusing("memory for arrays cannot be had"):
+            self._fd = os.memfd_create("client_api", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self._number = secrets.token_bytes(_NUMBER_SIZE)
         try:
             self.grow(size)
@@ -81,10 +83,8 @@ class SharedMemory:
         if missing <= 0:
             return
         check_available(missing)
-        try:
+        with _refusing(f"{missing / 1e6:.0f} MB of memory cannot be reserved for arrays"):
             os.posix_fallocate(self._fd, self.size, missing)
-        except OSError as e:
-            raise ArrayRefused(f"{missing / 1e6:.0f} MB of memory cannot be reserved for arrays: {e.strerror}") from e
         self.size = size
 
     def write(self, offset: int, content) -> None:
@@ -135,18 +135,20 @@ class SharedMemory:
         Raises:
             ArrayRefused: there is not enough memory.
         """
-        try:
+        with _refusing(f"{self.size / 1e6:.0f} MB of memory cannot be reserved for arrays"):
             os.posix_fallocate(self._fd, 0, self.size)
-        except OSError as e:
-            raise ArrayRefused(f"{self.size / 1e6:.0f} MB of memory cannot be reserved: {e.strerror}") from e
 
     def map(self, is_private: bool) -> ArraysMap:
         """Returns the memory, which stays as long as what is returned.
 
         Args:
             is_private: whether what is written to it is for this process only.
+
+        Raises:
+            ArrayRefused: this process may not have so much.
         """
-        return ArraysMap(self._fd, self.size, access=mmap.ACCESS_COPY if is_private else mmap.ACCESS_WRITE)
+        with _refusing(f"{self.size / 1e6:.0f} MB of memory cannot be mapped for arrays"):
+            return ArraysMap(self._fd, self.size, access=mmap.ACCESS_COPY if is_private else mmap.ACCESS_WRITE)
 
     def close(self) -> None:
         """Lets go of it here. Idempotent."""
@@ -164,7 +166,8 @@ class PrivateMemory:
     def __init__(self, size: int):
         check_available(size)
         self.size = size
-        self._map = ArraysMap(-1, max(size, 1))
+        with _refusing(f"{size / 1e6:.0f} MB of memory cannot be had for arrays"):
+            self._map = ArraysMap(-1, max(size, 1))
 
     def write(self, offset: int, content) -> None:
         self._map[offset : offset + len(content)] = content
@@ -174,6 +177,15 @@ class PrivateMemory:
 
     def close(self) -> None:
         pass  # it goes with the last array
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Makes a lack of memory, or of whatever else it takes, a refusal that says so."""
+    try:
+        yield
+    except OSError as e:
+        raise ArrayRefused(f"{what}: {e.strerror}") from e
 
 
 def check_available(size: int) -> None:

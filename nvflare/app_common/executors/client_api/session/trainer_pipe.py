@@ -131,7 +131,8 @@ class TrainerPipe(CellPipe):
         self.exchange = Exchange(carries_on=not is_trainer)
         self.on_hello: Optional[Callable[[bytes, str], bytes]] = None  # answers a HELLO: (hello, sender) -> answer
         self.on_metrics: Optional[Callable[[list], None]] = None  # takes a batch of metrics before it is acknowledged
-        self._taking = {True: threading.Lock(), False: threading.Lock()}  # messages one by one; metrics by themselves
+        # Messages are taken one by one; metrics, and the pieces of a message, beside them.
+        self._taking = {topic: threading.Lock() for topic in (METRICS, PIECE, TASK)}
         self._refused = {}  # why a message was, by its seal: it may be sent again
         self.strangers = Strangers(self.logger)
         self._seals: Optional[SealedChannel] = None  # once the session has its key
@@ -308,12 +309,9 @@ class TrainerPipe(CellPipe):
             return make_reply(ReturnCode.INVALID_REQUEST)
         if is_new:
             self._note_life()
-        if topic == PIECE:
-            fault = self._find_fault(topic, request)
-        else:
-            # A copy of a message that is still being taken waits for what becomes of that.
-            with self._taking[topic == METRICS]:
-                fault = self._take(topic, request) if is_new else self._refused.get(request.get_header(SEAL), "")
+        # A copy of a message that is still being taken waits for what becomes of that.
+        with self._taking.get(topic, self._taking[TASK]):
+            fault = self._take(topic, request) if is_new else self._refused.get(request.get_header(SEAL), "")
         return self._answer(request, ReturnCode.INVALID_REQUEST if fault else ReturnCode.OK, fault)
 
     def _take(self, topic: str, request: CellMessage) -> str:
@@ -324,7 +322,7 @@ class TrainerPipe(CellPipe):
                 self.logger.warning(f"a message of {self.peer_fqcn} was refused: {fault}")
         elif topic == METRICS and self.on_metrics:
             self.on_metrics(_from_cell_message(request).data)
-        else:
+        elif topic != PIECE:
             self.received_msgs.put_nowait(request)
         return fault
 
@@ -346,15 +344,10 @@ class TrainerPipe(CellPipe):
         is_content = _CONTENTS.get(topic)
         return f"malformed {topic}" if is_content and not is_content(content) else ""
 
-    # The trainer's end
-
     def _update_peer_active_time(self, msg: CellMessage, ch_name: str, msg_type: str) -> None:
-        # Of the session's own messages those are signs of life that have a good seal (see _note_life).
-        if msg.get_header(MessageHeaderKey.CHANNEL) == self.channel:
-            return
-        # In the trainer whoever sent it: the CJ's heartbeats are in line behind the arrays that the server sends.
-        if self.mode == Mode.ACTIVE or msg.get_header(MessageHeaderKey.ORIGIN) == self.peer_fqcn:
-            self._note_life()
+        """Takes nothing that the cell gets for a sign of life: only what has a good seal is one, see `_note_life`."""
+
+    # The trainer's end
 
     def greet(self) -> None:
         """Joins the session: shows that this process knows the secret, and has the CJ show the same.

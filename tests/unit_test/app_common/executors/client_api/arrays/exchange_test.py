@@ -33,39 +33,10 @@ from nvflare.app_common.executors.client_api.arrays.memory import (
     check_available,
     memory_left,
 )
-from nvflare.app_common.executors.client_api.arrays.parcels import INLINE_LIMIT
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
+from tests.unit_test.app_common.executors.client_api.arrays.two_ends import MANY, Ends, in_use, ways
 
-pytestmark = pytest.mark.skipif(not CAN_SHARE, reason="needs memfd")
-
-MANY = INLINE_LIMIT  # more bytes of them than what travels inside a message
-
-
-def descriptors() -> list:
-    return sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if is_open(int(fd)))
-
-
-def is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-        return True
-    except OSError:
-        return False
-
-
-def mappings() -> int:
-    with open("/proc/self/maps") as f:
-        return sum("memfd:client_api" in line for line in f)
-
-
-@pytest.fixture(autouse=True)
-def nothing_left():
-    gc.collect()
-    before = descriptors()
-    yield
-    gc.collect()
-    assert descriptors() == before
-    assert mappings() == 0
+pytestmark = [pytest.mark.skipif(not CAN_SHARE, reason="needs memfd"), pytest.mark.usefixtures("no_memory_left")]
 
 
 class TestSharedMemory:
@@ -192,35 +163,6 @@ class TestLackOfMemory:
         assert memory_left(str(tmp_path)) == {name: value for name, value in expected.items() if value is not None}
 
 
-class Ends:
-    """Two ends of an exchange, as a trainer and the job's process have them."""
-
-    def __init__(self, can_share: bool = True):
-        self.trainer, self.job = Exchange(carries_on=False, can_share=can_share), Exchange(carries_on=True)
-
-    def to_job(self, data):
-        return self.send(self.trainer, self.job, SimpleNamespace(data=data))
-
-    def to_trainer(self, data):
-        return self.send(self.job, self.trainer, SimpleNamespace(data=data))
-
-    @staticmethod
-    def send(sender: Exchange, receiver: Exchange, message):
-        def take(piece: dict) -> bool:
-            receiver.take_piece(piece)
-            receiver.take_piece(piece)  # it was sent again
-            return True
-
-        with sender.pack(message) as packed:
-            if packed.is_in_pieces:
-                assert sender.send_pieces(packed, take)
-            return receiver.unpack(packed.payload)
-
-
-WAYS = {"inside": (100, True), "shared memory": (MANY, True), "pieces": (3 * MANY, False)}
-ways = pytest.mark.parametrize("size, can_share", WAYS.values(), ids=WAYS.keys())
-
-
 @ways
 class TestExchange:
     def test_message_is_what_it_was(self, size, can_share):
@@ -252,10 +194,10 @@ class TestExchange:
         ends = Ends(can_share)
         for _ in range(3):
             assert (ends.to_job(ends.to_trainer({"w": np.ones(size)}))["w"] == 1).all()
-        before = descriptors(), mappings()
+        before = in_use()
         for _ in range(100 if size < MANY else 20):
             ends.to_job(ends.to_trainer({"w": np.ones(size)}))
-        assert (descriptors(), mappings()) == before
+        assert in_use() == before
 
     def test_refused_by_name(self, size, can_share):
         with pytest.raises(ArrayRefused, match="layers.1.w: .*dtype"):
@@ -314,9 +256,31 @@ class TestOtherHost:
             with pytest.raises(ArrayRefused, match="pieces of a message are missing"):
                 ends.job.unpack(one.payload)
 
-    @pytest.mark.parametrize("change", [{"offset": -1}, {"offset": 10}, {"size": 1}, {"size": 10**15}])
+    def test_late_piece_of_a_message_that_was_given_up(self):
+        ends = Ends(can_share=False)
+        given_up, message = (SimpleNamespace(data={"w": np.full(MANY, value)}) for value in (1, 2))
+        late = []
+        with ends.trainer.pack(given_up) as packed:
+            assert not ends.trainer.send_pieces(packed, late.append)
+
+        def take(piece: dict) -> bool:
+            for one in (piece, *late):
+                ends.job.take_piece(one)
+            return True
+
+        with ends.trainer.pack(message) as packed:
+            assert ends.trainer.send_pieces(packed, take)
+            ends.job.take_piece(late[0])
+            assert (ends.job.unpack(packed.payload)["w"] == 2).all()
+            with pytest.raises(ArrayRefused, match="pieces of a message are missing"):
+                ends.job.unpack(packed.payload)
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"offset": -1}, {"offset": 10}, {"size": 1}, {"size": 10**15}, {"transfer": "1"}, {"content": "0123456789"}],
+    )
     def test_malformed_piece(self, change):
-        piece = {"transfer": "t", "size": 10, "offset": 0, "content": b"0123456789", **change}
+        piece = {"transfer": 1, "size": 10, "offset": 0, "content": b"0123456789", **change}
         with pytest.raises(ArrayRefused):
             Exchange(carries_on=True).take_piece(piece)
 

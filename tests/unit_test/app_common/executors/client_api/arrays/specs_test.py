@@ -41,6 +41,11 @@ ARRAYS = {
     "20 dimensions": np.zeros((1,) * 20),
     "read-only": np.broadcast_to(np.float32(2), (3, 3)),
 }
+REFUSED = {
+    "objects": np.array([object()]),
+    "records": np.zeros(2, dtype=[("a", np.int16), ("b", np.float32)]),
+    "void": np.zeros(2, dtype="V8"),
+}
 arrays = pytest.mark.parametrize("array", ARRAYS.values(), ids=ARRAYS.keys())
 
 
@@ -77,15 +82,7 @@ def test_what_nvflare_carries_is_read(array):
     assert_same(specs.array_in(bytearray(file.getvalue()[offset : offset + spec.size]), spec, 0), array)
 
 
-@pytest.mark.parametrize(
-    "array",
-    [
-        np.array([object()]),
-        np.zeros(2, dtype=[("a", np.int16), ("b", np.float32)]),
-        np.zeros(2, dtype="V8"),
-    ],
-    ids=["objects", "records", "void"],
-)
+@pytest.mark.parametrize("array", REFUSED.values(), ids=REFUSED.keys())
 def test_refused_by_name(array):
     with pytest.raises(ArrayRefused, match="dtype"):
         specs.spec_of(array)
