@@ -44,7 +44,7 @@ def in_task(exchange):
     return exchange
 
 
-class TestTaskExchange:
+class TestTaskHandover:
     def test_task_is_received_once(self, exchange):
         exchange.open_task("first")
         assert received(exchange) is None

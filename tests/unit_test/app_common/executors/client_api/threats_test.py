@@ -20,7 +20,7 @@ import pytest
 
 from tests.unit_test.app_common.executors.job_harness import PROJECT
 
-DESIGN = (PROJECT / "docs" / "design" / "client_api_execution_modes.md").read_text()
+DESIGN = (PROJECT / "docs" / "design" / "sessions.md").read_text()
 SECTION = DESIGN.partition("## Who can do what\n")[2].partition("\n## ")[0]
 ROWS = [line.strip("| ").split(" | ") for line in SECTION.splitlines() if line.startswith("| ")][2:]
 
