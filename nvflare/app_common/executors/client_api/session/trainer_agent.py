@@ -59,20 +59,24 @@ GOODBYE_TIMEOUT = 1.0
 def trainer_end(end_class: str, log_levels: Optional[Dict[str, int]] = None, **arguments) -> Pipe:
     """Returns the trainer's end of the pipe; what the bootstrap file gives `flare.init()` for the pipe's class.
 
-    It also has `flare.init()` use TrainerAgent in this process, which waits for events where nvflare's agent polls, and
-    `flare.log()` look at a record (`create_record`) before nvflare does. Where a later nvflare lacks the names, its own
-    go on working with the pipe. All that is replaced at run time is listed in docs/design/borrowed.md.
+    It also has `flare.init()` use TrainerAgent in this process, which joins the session and waits for events where
+    nvflare's agent polls, and `flare.log()` look at a record (`create_record`) before nvflare does. All that is
+    replaced at run time is listed in docs/design/borrowed.md.
 
     Args:
         end_class: path of the pipe's class.
         log_levels: what of the script's logging the site takes, see `log_to_output`.
         arguments: of that class.
+
+    Raises:
+        ImportError: this nvflare has nothing of the kind to put ours in place of; its own agent could not join.
     """
     import nvflare.client.ex_process.api as api
 
     for name, ours in (("FlareAgentWithFLModel", TrainerAgent), ("create_analytic_dxo", create_record)):
-        if hasattr(api, name):
-            setattr(api, name, ours)
+        if not hasattr(api, name):
+            raise ImportError(f"{api.__name__} of this nvflare has no {name}, which the trainer's has to replace")
+        setattr(api, name, ours)
     log_to_output(log_levels or {}, told=(__name__, exchange.__name__, progress.__name__))
     return load_class(end_class)(**arguments)
 
