@@ -14,6 +14,7 @@
 
 """What the documents name is there: files they link, modules and classes they write of."""
 
+import ast
 import re
 
 import pytest
@@ -25,6 +26,8 @@ DOCUMENTS = [*DESIGN, PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", PROJEC
 FOLDERS = [PROJECT / name for name in ("nvflare", "tests", "examples")]
 PATHS = [path for folder in FOLDERS for path in folder.rglob("*.py")]
 WORDS = {word for path in PATHS for word in re.findall(r"\w+", path.read_text())}
+
+CONTRACT = (PROJECT / "docs" / "design" / "contract.md").read_text()
 
 
 def told(document) -> str:
@@ -62,3 +65,48 @@ def test_design_names_every_module_that_users_meet_and_every_room():
 def test_no_message_of_a_diagram_has_what_ends_it(document):
     diagrams = re.findall(r"```mermaid\n(.*?)```", document.read_text(), re.DOTALL)
     assert [line for diagram in diagrams for line in diagram.splitlines() if ";" in line or "#" in line] == []
+
+
+def trees():
+    package = PROJECT / "nvflare" / "app_common" / "executors"
+    places = [*(package / "client_api").rglob("*.py"), package / "client_api_executor.py"]
+    return {path: ast.parse(path.read_text()) for path in places}
+
+
+def test_all_threads_are_told():
+    calls = [node for tree in trees().values() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    started = [call for call in calls if ast.unparse(call.func) in ("threading.Thread", "ThreadPoolExecutor")]
+    names = {
+        word.value
+        for call in started
+        for word in [*call.args, *(k.value for k in call.keywords if k.arg == "name")]
+        if isinstance(word, ast.Constant) and isinstance(word.value, str)
+    }
+    assert len(names) > 5
+    assert names - set(re.findall(r"`([\w-]+)`", CONTRACT)) == set()
+
+
+def test_all_locks_are_told_with_their_owners():
+    rows = [
+        line.split("|") for line in CONTRACT.splitlines() if line.startswith("| `_") or line.startswith("| `changed")
+    ]
+    told_of = {
+        (name.strip(" `"), owner) for _, name, owners, *_ in rows for owner in re.findall(r"`([\w/.]+)`", owners)
+    }
+    assert locks() - told_of == set()
+    assert told_of - locks() == set()
+
+
+def locks() -> set:
+    """Of each lock or condition that is kept its name, and the class that keeps it, or else the module."""
+    found = set()
+    for path, tree in trees().items():
+        classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        owners = {id(inner): node.name for node in classes for inner in ast.walk(node)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign) and re.search(r"threading\.(Lock|Condition)\(", ast.unparse(node.value)):
+                name = ast.unparse(node.targets[0]).removeprefix("self.")
+                if "." not in name:  # of nvflare's modules: see borrowed.md
+                    owner = owners.get(id(node), f"{path.parent.name}/{path.name}")
+                    found.add((name, owner))
+    return found
