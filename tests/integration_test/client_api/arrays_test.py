@@ -19,6 +19,7 @@ What the server has got it tells itself: the type and the bits of what it has pu
 
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,14 +30,24 @@ from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
+from tests.integration_test.client_api.attach_harness import SHORT_LEASE, attached, fated
 from tests.integration_test.client_api.cell_harness import fetch_task
-from tests.integration_test.client_api.external_jobs import round_trip, runner_with, start_fated, stats
-from tests.unit_test.app_common.executors.client_api.process_watch import WITH_PROCESSES
+from tests.integration_test.client_api.external_jobs import (
+    assert_works,
+    external,
+    round_trip,
+    runner_with,
+    start_fated,
+    stats,
+    task_of,
+)
+from tests.unit_test.app_common.executors.client_api.process_watch import WITH_PROCESSES, limited_files
 from tests.unit_test.app_common.executors.job_harness import LARGE, LIMIT, MEDIUM, SMALL, assert_failed, model_of
 
 pytestmark = WITH_PROCESSES
 
 SIZES = [SMALL, MEDIUM, LARGE]
+HUGE = 16 * 1024 * 1024  # 64 MB
 # How a trainer dies: what the cause must say.
 DEATHS = {"exit_3": "exit code 3", "sigkill": "killed by SIGKILL", "sigkill_guard": "its process guard ended first"}
 
@@ -47,6 +58,50 @@ IN_PROCESS_SCRIPT = """
     while flare.is_running():
         model = flare.receive()
         flare.send(flare.FLModel(params={name: value + 1 for name, value in model.params.items()}))
+"""
+
+
+IN_PLACE = """
+    import nvflare.client as flare
+
+    flare.init()
+    while flare.is_running():
+        params = flare.receive().params
+        for array in params.values():
+            array += 1
+        flare.send(flare.FLModel(params=dict(params)))
+        for array in params.values():
+            array += 1  # it goes on with the next epoch
+"""
+
+# Tries a result for which no host has the memory, and sends another one when it is refused.
+TOO_LARGE = """
+    import numpy as np
+    import nvflare.client as flare
+
+    flare.init()
+    while flare.is_running():
+        model = flare.receive()
+        try:
+            flare.send(flare.FLModel(params={"w": np.broadcast_to(np.float32(0), (10**12,))}))
+        except ValueError as e:
+            print("refused:", e)
+        flare.send(flare.FLModel(params={"w": model.params["w"] + 1}))
+"""
+
+# Has the system give it no more address space once it has joined.
+SMALL_SPACE = """
+    import resource
+    from pathlib import Path
+    import nvflare.client as flare
+
+    flare.init()
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + 1024 * 1024, -1))
+    print("has little space", flush=True)
+    while flare.is_running():
+        model = flare.receive()
+        flare.send(flare.FLModel(params={"w": model.params["w"] + 1}))
 """
 
 
@@ -64,14 +119,14 @@ MODES = {"external_process": lambda job, runner: start_fated(job, runner=runner)
 
 
 class Listener(FLComponent):
-    """A component of the job that keeps what it gets to see of results."""
+    """A component of the job that keeps what it gets to see of results, up to the last filter."""
 
     def __init__(self):
         super().__init__()
         self.seen = []
 
     def handle_event(self, event_type, fl_ctx):
-        if event_type == EventType.AFTER_TASK_EXECUTION:
+        if event_type in (EventType.AFTER_TASK_EXECUTION, EventType.BEFORE_TASK_RESULT_FILTER):
             self.seen.append(model_of(fl_ctx.get_prop(FLContextKey.TASK_RESULT)).params["w"])
 
 
@@ -97,6 +152,18 @@ class TestWhoSeesArrays:
     def test_another_executor(self, job, job_cell, start):
         start(job, runner_with("another executor"))
         assert isinstance(round_trip(job, job_cell)[0], np.ndarray)
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_component_sees_results(self, job, job_cell, start, size):
+        start(job, runner_with())
+        listener = Listener()
+        job.engine.add_handler(listener)
+        for _ in range(2):
+            round_trip(job, job_cell, size)
+        assert len(listener.seen) == 4
+        while listener.seen:  # as long as it has them, their memory is there
+            array = listener.seen.pop()
+            assert isinstance(array, np.ndarray) and array.size == size and (array == 4).all()
 
     def test_channel_is_as_it_was_after_the_job(self, job, job_cell, start):
         before = set(job_cell.decode_pass_through_channels)
@@ -160,9 +227,7 @@ class TestAfterSend:
     def test_memory_is_freed_with_the_result(self, job, job_cell, site_log):
         start(job, site_log, "", "")
         round_trip(job, job_cell)
-        with open("/proc/self/maps") as f:
-            assert "memfd:client_api" not in f.read()
-        assert not [fd for fd in os.listdir("/proc/self/fd") if "memfd:client_api" in target_of(fd)]
+        assert no_memory_in_use()
 
     def test_trainer_that_is_idle_meanwhile(self, job, job_cell, site_log):
         start(job, site_log, "", "")
@@ -176,6 +241,84 @@ class TestAfterSend:
         round_trip(job, job_cell, after_task=kill)
         round_trip(job, job_cell)
         assert stats(job)["launches"] == 2
+
+
+class TestAfterSendInAttach:
+    """The same of a trainer that somebody else owns."""
+
+    @pytest.mark.parametrize("fault", ["sigkill", "sigstop", "exit_0"])
+    @pytest.mark.parametrize("size", [SMALL, HUGE])
+    def test_fate_of_the_trainer(self, job, job_cell, trainers, fault, size):
+        executor = attached(**SHORT_LEASE, allow_reconnect=True)
+        job.start(executor, runner=runner_with()(executor))
+        doomed = trainers(fated(job), "accepted", fault)
+        round_trip(job, job_cell, size, after_task=lambda: doomed.output.wait_for(f"now: {fault}"))
+        trainers(fated(job))
+        round_trip(job, job_cell, size)
+        assert job.panics == [] and no_memory_in_use()
+
+
+class TestScripts:
+    @pytest.mark.parametrize("filters", [{}, {"task_data_filters": FilterKey.IN}], ids=["pulled", "brought"])
+    @pytest.mark.parametrize("size", SIZES)
+    def test_training_in_place(self, job, job_cell, filters, size):
+        """What the script is given is its own, and so is what it has sent once `flare.send()` has returned."""
+        executor = external(f"custom/{job.script(IN_PLACE)}")
+        job.start(executor, runner=runner_with(**filters)(executor))
+        seen = [round_trip(job, job_cell, size) for _ in range(2)]
+        for task_array, result_array in seen:
+            assert (result_array == 4).all()
+            assert not filters or (task_array == 3).all()
+
+    def test_100_rounds(self, job):
+        executor = external(f"custom/{job.script(IN_PLACE)}")
+        job.start(executor, runner=runner_with()(executor))
+        for _ in range(5):
+            assert_works(job, MEDIUM)
+        before = {pid: in_use_of(pid) for pid in ("self", stats(job)["pid"])}
+        for _ in range(100):
+            assert_works(job, MEDIUM)
+        for pid, then in before.items():
+            more = {kind: now - then[kind] for kind, now in in_use_of(pid).items()}
+            assert max(more.values()) < 20, f"nvflare's pools may grow, and nothing grows with each round: {more}"
+
+
+def in_use_of(pid) -> dict:
+    """What a process must not have more of with each round."""
+    maps = Path(f"/proc/{pid}/maps").read_text().count("memfd:client_api")
+    return {"maps": maps, **{kind: len(os.listdir(f"/proc/{pid}/{kind}")) for kind in ("fd", "task")}}
+
+
+class TestLackOfMemory:
+    def test_for_a_result(self, job, site_log):
+        """The script gets an error, and the task is still its."""
+        job.start(external(f"custom/{job.script(TOO_LARGE)}"))
+        assert_works(job)
+        site_log.wait_for("refused: the arrays need 4000000 MB of memory")
+
+    @pytest.mark.parametrize("filters", [{}, {"task_data_filters": FilterKey.IN}], ids=["pulled", "brought"])
+    def test_for_a_task_in_the_job(self, job, job_cell, filters):
+        start_fated(job, runner=runner_with(**filters))
+        round_trip(job, job_cell)
+        task = fetch_task(job_cell, LARGE, 3.0)
+        with limited_files(4 << 20):
+            assert_failed(job.execute("train", task), "of memory cannot be reserved for arrays: File too large")
+        round_trip(job, job_cell)
+        assert job.panics == [] and stats(job)["launches"] == 1
+
+    def test_for_a_task_in_the_trainer(self, job, site_log):
+        job.start(external(f"custom/{job.script(SMALL_SPACE)}"))
+        assert_works(job)
+        site_log.wait_for("has little space")
+        assert_failed(job.execute("train", task_of(LARGE)), "the trainer cannot take the task", "cannot be mapped")
+        assert_works(job)
+        assert stats(job)["launches"] == 1
+
+
+def no_memory_in_use() -> bool:
+    with open("/proc/self/maps") as f:
+        is_mapped = "memfd:client_api" in f.read()
+    return not is_mapped and not [fd for fd in os.listdir("/proc/self/fd") if "memfd:client_api" in target_of(fd)]
 
 
 def target_of(fd: str) -> str:

@@ -116,6 +116,8 @@ def round_trip(job, cell, size: int = LARGE, after_task: Callable[[], None] = la
         result = job.executor.execute("train", task, fl_ctx, Signal())
         assert result.get_return_code() == ReturnCode.OK, result
         result_array = model_of(result).params["w"]
+        for event_type in (EventType.AFTER_TASK_EXECUTION, EventType.BEFORE_TASK_RESULT_FILTER):
+            job.executor.fire_event_with_data(event_type, fl_ctx, FLContextKey.TASK_RESULT, result)
         after_task()
         job.executor.fire_event_with_data(EventType.AFTER_TASK_RESULT_FILTER, fl_ctx, FLContextKey.TASK_RESULT, result)
         assert submit_result(cell, result) == whole_model(size)

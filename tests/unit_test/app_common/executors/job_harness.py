@@ -58,7 +58,7 @@ PROJECT = Path(__file__).parents[4]
 SITE_NAME = "site-1"
 JOB_ID = "job-1"
 LIMIT = 60.0  # seconds that a test waits for anything
-POOL_THREADS = 8  # of nvflare's pools
+POOL_THREADS = 32  # of nvflare's pools: as many as there are frames on their way at a time, and more
 SMALL = 4
 # Elements of an array that is too large to travel inside a message, and of one that is also too large to travel in the
 # body of the message that it is pulled with.

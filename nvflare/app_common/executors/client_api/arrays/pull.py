@@ -137,6 +137,7 @@ class Puller:
         self._fl_ctx = fl_ctx
         self._cell: Optional[OwnCell] = None  # once it is needed
         self._landing: Tuple[str, Optional[Landing]] = ("", None)  # of the pull that goes on: prefix of names, landing
+        self._fault = ""  # why a chunk that has come could not be taken
         if nothing_else_sees_tasks(fl_ctx, executor):
             cell = fl_ctx.get_engine().get_cell()
             # Without these two, nvflare's own, no cell of ours could read an answer from its frames.
@@ -187,7 +188,7 @@ class Puller:
     ) -> None:
         owner, ref_id = source
         cell = self._own_cell()
-        self._landing = prefix, landing
+        self._landing, self._fault = (prefix, landing), ""
         answer = self._ask(cell, owner, ref_id, None, stop)
         while wanted:
             body = answer.result() if isinstance(answer, Future) else answer
@@ -222,10 +223,10 @@ class Puller:
                 raise TrainerError("the task has ended while its arrays were pulled")
             if rc == ReturnCode.OK:
                 return reply.payload
-            if rc != ReturnCode.TIMEOUT:
+            if rc != ReturnCode.TIMEOUT or self._fault:
                 break
-        after = f"{rc} after {time.monotonic() - started:.0f} s"
-        raise TrainerError(f"the arrays of the task cannot be pulled from {owner}: {after}")
+        why = self._fault or f"{rc} after {time.monotonic() - started:.0f} s"
+        raise TrainerError(f"the arrays of the task cannot be pulled from {owner}: {why}")
 
     def _own_cell(self) -> OwnCell:
         if self._cell is None:
@@ -249,6 +250,7 @@ class Puller:
             else:
                 future.set_result(None)  # a refusal, which its return code tells
         except Exception as e:  # the top of a thread: the one that waits for the chunk gets to know
+            self._fault = secure_format_exception(e)
             future.set_exception(e if isinstance(e, StreamError) else StreamError(secure_format_exception(e)))
         return 0
 

@@ -87,3 +87,14 @@ def no_more_threads():
         yield
     finally:
         threading.stack_size(size)
+
+
+@contextmanager
+def limited_files(size: int):
+    """Has the system refuse this process files of more bytes, memory that is one included."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

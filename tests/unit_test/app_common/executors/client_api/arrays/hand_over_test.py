@@ -14,11 +14,9 @@
 
 """Whatever a model has in it arrives as it was, by each way; what cannot arrive, or has no room, is refused by name."""
 
-import resource
 import subprocess
 import sys
 import textwrap
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -29,7 +27,7 @@ from nvflare.app_common.executors.client_api.arrays.memory import CAN_SHARE, Pri
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
 from tests.unit_test.app_common.executors.client_api.arrays.specs_test import ARRAYS, REFUSED, assert_same
 from tests.unit_test.app_common.executors.client_api.arrays.two_ends import MANY, Ends, mappings, ways
-from tests.unit_test.app_common.executors.client_api.process_watch import few_descriptors
+from tests.unit_test.app_common.executors.client_api.process_watch import few_descriptors, limited_files
 
 pytestmark = [pytest.mark.skipif(not CAN_SHARE, reason="needs memfd"), pytest.mark.usefixtures("no_memory_left")]
 
@@ -165,17 +163,6 @@ def test_fork_after_mapping():
 def run(script: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", textwrap.dedent(script)]
     return subprocess.run(command, input="", capture_output=True, text=True)
-
-
-@contextmanager
-def limited_files(size: int):
-    """Has the system refuse this process files of more bytes, memory that is one included."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class TestLimits:
