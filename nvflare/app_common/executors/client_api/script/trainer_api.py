@@ -50,8 +50,8 @@ _abandoned_threads = weakref.WeakSet()
 class InProcessTrainerAPI(InProcessClientAPI):
     """nvflare's in-process Client API, woken by events where the base class polls.
 
-    A task waits in the exchange until the script asks for it, and only then becomes the base class's `fl_model`: the
-    base class forgets its model at the end of `send()`, when the next task may already be there.
+    A task waits in the TaskHandover until the script asks for it, and only then becomes the API's `fl_model`: the base
+    class forgets its model at the end of `send()`, when the next task may already be there.
     """
 
     def __init__(self, config: dict, exchange: TaskHandover):
