@@ -214,7 +214,7 @@ class TestAfterSend:
 
     @pytest.mark.parametrize("launch_once", [True, False])
     @pytest.mark.parametrize("fault", [*DEATHS, "sigstop", "exit_0"])
-    @pytest.mark.parametrize("size", SIZES)
+    @pytest.mark.parametrize("size", [SMALL, HUGE])
     def test_fate_of_the_trainer(self, job, job_cell, site_log, size, fault, launch_once):
         beats = {"heartbeat_interval": 0.2, "heartbeat_timeout": 1.0}
         start(job, site_log, "accepted", fault, launch_once=launch_once, **beats)

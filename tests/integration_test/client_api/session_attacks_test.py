@@ -255,6 +255,29 @@ class TestRepeatedAndChanged:
         assert changed and session.stats()["refused"] == 1
 
 
+class TestLost:
+    class Unheard(RawTrainer):
+        """Takes what it is sent, and its acknowledgements are lost."""
+
+        def _take(self, request: CellMessage) -> CellMessage:
+            super()._take(request)
+            return make_reply(ReturnCode.TIMEOUT)
+
+    def test_acknowledgement_of_a_task_whose_result_came(self, session, cell, keys):
+        trainer = self.Unheard(cell, session.pipe.channel, session.pipe.cell.get_fqcn(), keys)
+        trainer.join()
+        results = []
+        running = threading.Thread(
+            target=lambda: results.append(session.execute("train", Shareable(), None, Signal())), daemon=True
+        )
+        running.start()
+        result = trainer.sealed(Message.new_reply(TASK, Shareable({"good": True}), trainer.take_task().msg_id))
+        assert trainer.ask(TASK, result).get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.OK
+        session.lose("it has died right after flare.send()")
+        running.join(LIMIT)
+        assert results[0].get("good"), results
+
+
 class TestPieces:
     """The arrays of a large message between hosts come in pieces, and each of them is a message with a seal."""
 

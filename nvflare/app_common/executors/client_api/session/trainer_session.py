@@ -181,12 +181,13 @@ class TrainerSession(TaskExchanger):
         taken = time.monotonic()
         if not was_sent and not abort_signal.triggered:
             with self._changed:
-                # The reason, if there is one, is in line behind what the trainer sent.
-                wait_until(
-                    self._changed, lambda: self.has_ended, abort_signal, END_TIMEOUT if self.pipe.gone.triggered else 0
-                )
-                self._raise_if_ended()
-            raise TrainerError(f"the trainer did not accept the task in {limit}")
+                # The reason, if there is one, is in line behind what the trainer sent; that may be the result, and only
+                # the acknowledgement of the task was lost with the trainer.
+                in_line = END_TIMEOUT if self.pipe.gone.triggered else 0
+                wait_until(self._changed, lambda: self._reply or self.has_ended, abort_signal, in_line)
+                if self._reply is None:
+                    self._raise_if_ended()
+                    raise TrainerError(f"the trainer did not accept the task in {limit}")
         limit = soonest_limit(result_wait_timeout=self._limits["result_wait_timeout"])
         with self._changed:
             in_time = wait_until(
