@@ -47,16 +47,17 @@ class Unsupported(Exception):
 def prepare_venv(peer: str, given: dict, tensors: bool) -> str:
     """Returns the path of the peer's Python; creates or updates its environment unless one was given."""
     source = "legacy" if peer == FLOOR else peer
-    python = os.path.join(given.get(source) or os.path.join(BENCH_HOME, "venvs", source), "bin", "python")
+    home = os.path.abspath(given.get(source) or os.path.join(BENCH_HOME, "venvs", source))
+    python = os.path.join(home, "bin", "python")
     if source not in given:
-        _make_venv(source, python, tensors)
+        _make_venv(source, home, python, tensors)
     subprocess.run([python, "-Ic", _COMPILE_ALL], check=True)
     return python
 
 
-def _make_venv(source: str, python: str, tensors: bool):
+def _make_venv(source: str, home: str, python: str, tensors: bool):
     if not os.path.exists(python):
-        venv.create(os.path.dirname(os.path.dirname(python)), with_pip=True)
+        venv.create(home, with_pip=True)
     if not _can_import(python, "nvflare.apis, numpy"):
         _pip(python, REQUIREMENTS[source], "numpy")
     if source == "ours":
