@@ -49,12 +49,13 @@ class NoAnswer(Exception):
 class Federation:
     """A server process, and the cells of this process that have joined it."""
 
-    def __init__(self):
+    def __init__(self, late: float = 0.0):
+        """Starts the server; `late` is how many seconds it takes until it knows whose a new connection is."""
         nvflare_fobs_initialize()
         self.url = f"tcp://localhost:{get_open_ports(1)[0]}"
         self._cells: List[Cell] = []
         self._server = subprocess.Popen(
-            [sys.executable, str(SERVER_SCRIPT), self.url],
+            [sys.executable, str(SERVER_SCRIPT), self.url, str(late)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

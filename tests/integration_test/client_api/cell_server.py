@@ -12,9 +12,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The server of a federation: `cell_server.py URL`; it prints "ready" and serves until its input ends."""
+"""The server of a federation: `cell_server.py URL [SECONDS]`; it prints "ready" and serves until its input ends.
+
+It takes so many seconds until it knows whose a new connection is, as a loaded machine may: nvflare has told the other
+end before that it is ready.
+"""
 
 import sys
+import threading
 
 import numpy as np
 
@@ -43,11 +48,23 @@ def _take_result(request: Message) -> Message:
     return make_reply(ReturnCode.OK, body=Shareable(found))
 
 
-def serve(url: str) -> None:
+def _know_late(cell: Cell, seconds: float) -> None:
+    manager = cell.core_cell.communicator.conn_manager
+    update = manager.update_endpoint
+
+    def update_late(*args) -> None:
+        threading.Event().wait(seconds)
+        update(*args)
+
+    manager.update_endpoint = update_late
+
+
+def serve(url: str, late: str = "0") -> None:
     nvflare_fobs_initialize()
     cell = Cell(SERVER, url, secure=False, credentials={}, create_internal_listener=False)
     cell.register_request_cb(channel=CellChannel.SERVER_COMMAND, topic=GET_TASK, cb=_make_task)
     cell.register_request_cb(channel=CellChannel.SERVER_COMMAND, topic=SUBMIT_RESULT, cb=_take_result)
+    _know_late(cell, float(late))
     cell.start()
     print("ready", flush=True)
     sys.stdin.read()
@@ -55,4 +72,4 @@ def serve(url: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(*sys.argv[1:])

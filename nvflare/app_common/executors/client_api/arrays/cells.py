@@ -17,6 +17,7 @@
 import secrets
 import socket
 import threading
+import time
 from functools import partial
 from typing import Callable, Dict
 
@@ -24,7 +25,9 @@ from nvflare.apis.fl_constant import ConnPropKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.fuel.data_event.utils import get_scope_property
 from nvflare.fuel.f3.cellnet.cell import Cell
-from nvflare.fuel.f3.cellnet.core_cell import CoreCell
+from nvflare.fuel.f3.cellnet.core_cell import _SM_CHANNEL, _SM_TOPIC, CoreCell
+from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
+from nvflare.fuel.f3.cellnet.utils import new_cell_message
 from nvflare.fuel.f3.connection import BytesAlike
 from nvflare.fuel.f3.endpoint import Endpoint, EndpointMonitor, EndpointState
 from nvflare.fuel.f3.streaming.download_service import DownloadService
@@ -34,6 +37,8 @@ from nvflare.fuel.utils.pipe.cell_pipe import CellPipe
 
 # Seconds in which a cell must be connected.
 CONNECT_TIMEOUT = 30.0
+# Seconds until the other end must have answered its first request, which may be lost; twice that the next time.
+FIRST_ANSWER_TIMEOUT = 0.5
 
 
 class NotConnected(Exception):
@@ -121,16 +126,36 @@ def _forget_what_was_sent(cell: Cell) -> None:
 
 
 def connect(cell: Cell, start: Callable[[], None]) -> None:
-    """Starts a cell and waits until it is connected: a message that is sent earlier would be lost.
+    """Starts a cell and waits until it is connected, at both ends: a message that is sent earlier would be lost.
 
     Raises:
         NotConnected: not within CONNECT_TIMEOUT seconds.
     """
     connections = PromptConnections(cell)
     cell.core_cell.communicator.register_monitor(connections)
+    deadline = time.monotonic() + CONNECT_TIMEOUT
     start()
-    if not connections.connected.wait(CONNECT_TIMEOUT):
+    if not connections.connected.wait(CONNECT_TIMEOUT) or not _is_known(cell, connections.peer, deadline):
         raise NotConnected(f"cell {cell.get_fqcn()} was not connected in {CONNECT_TIMEOUT} s")
+
+
+def _is_known(cell: Cell, peer: str, deadline: float) -> bool:
+    """Waits until a peer that is connected answers.
+
+    nvflare's end of a connection says that it is ready before it notes, on another thread, whose connection that is. It
+    drops what comes in between, and who has asked waits for as long as an answer may take: minutes, for arrays.
+    """
+    timeout = FIRST_ANSWER_TIMEOUT
+    while (remaining := deadline - time.monotonic()) > 0:
+        # Every cell answers this, whether it has certificates or not; this tells it none.
+        request = new_cell_message({}, {})
+        reply = cell.core_cell.send_request(
+            _SM_CHANNEL, _SM_TOPIC, peer, request, timeout=min(timeout, remaining), optional=True
+        )
+        if reply.get_header(MessageHeaderKey.RETURN_CODE) != ReturnCode.TIMEOUT:
+            return True
+        timeout *= 2  # the link may be slow
+    return False
 
 
 def forget_cell(cell: Cell) -> None:
@@ -152,12 +177,14 @@ class PromptConnections(EndpointMonitor):
 
     def __init__(self, cell: Cell):
         self.connected = threading.Event()
+        self.peer = ""  # once it is
         self._manager = cell.core_cell.communicator.conn_manager
 
     def state_change(self, endpoint: Endpoint) -> None:
         if endpoint.state == EndpointState.READY:
             for connection in list(self._manager.sfm_conns.values()):
                 _make_prompt(connection.conn)
+            self.peer = endpoint.name
             self.connected.set()
 
 
