@@ -44,7 +44,7 @@ TRAIN = """
 HELD_UP = """
     import sys
     import nvflare.client as flare
-    from nvflare.fuel.f3.streaming.download_service import DownloadService
+    from nvflare.app_common.executors.client_api.arrays.memory import SharedMemory
 
     def wait_once(phase):
         if sys.argv[1:] == [phase]:
@@ -52,11 +52,13 @@ HELD_UP = """
             print("now", phase)
             sys.stdin.readline()
 
-    def handle_download(request, original=DownloadService._handle_download):
-        wait_once("sends")
-        return original(request)
+    seal_now = SharedMemory.seal
 
-    DownloadService._handle_download = handle_download
+    def seal(memory, size):
+        wait_once("sends")
+        return seal_now(memory, size)
+
+    SharedMemory.seal = seal
     flare.init()
     print("joined", flare.get_job_id())
     while flare.is_running():

@@ -146,10 +146,10 @@ class TestUnderTheTrainersName:
         trainer.greet()
         send = trainer.send
 
-        def forge_before(msg, *args):
+        def forge_before(msg, *args, **options):
             forged = Message.new_reply(TASK, Shareable({"good": False}), msg.req_id)
             attacker.tell(TASK, attacker.sealed(forged))
-            return send(msg, *args)
+            return send(msg, *args, **options)
 
         trainer.send = forge_before
         do_task(session, trainer)

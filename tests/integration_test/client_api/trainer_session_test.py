@@ -112,10 +112,10 @@ def test_result_for_another_task_is_dropped(job, site_log):
 
         send = TrainerPipe.send
 
-        def send_another_before(pipe, msg, *args):
+        def send_another_before(pipe, msg, *args, **options):
             if msg.msg_type == Message.REPLY:
                 assert send(pipe, Message.new_reply(msg.topic, Shareable(), "another task"))
-            return send(pipe, msg, *args)
+            return send(pipe, msg, *args, **options)
 
         TrainerPipe.send = send_another_before
         flare.init()

@@ -29,6 +29,7 @@ from typing import Dict, List, Optional
 from nvflare.apis.dxo import DXO
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo
 from nvflare.app_common.executors.client_api.arrays import exchange, progress
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
@@ -40,6 +41,7 @@ from nvflare.app_common.executors.client_api.owner_process import OwnerProcess
 from nvflare.app_common.executors.client_api.session.pipe_reader import TrainerPipeHandler
 from nvflare.app_common.executors.client_api.session.trainer_cell import load_only_tcp_driver
 from nvflare.app_common.executors.client_api.session.trainer_pipe import METRICS, TASK, MessageRefused, TrainerPipe
+from nvflare.app_common.executors.client_api.waiting import WaitableSignal
 from nvflare.client.flare_agent import RC, AgentClosed, CallStateError, Task, _TaskContext
 from nvflare.client.flare_agent_with_fl_model import FlareAgentWithFLModel
 from nvflare.fuel.utils.class_loader import load_class
@@ -93,7 +95,8 @@ class TrainerAgent(FlareAgentWithFLModel):
         self.pipe_handler = TrainerPipeHandler(pipe, pipe.heartbeat_interval, pipe.heartbeat_timeout)
         self._owner = OwnerProcess()
         self.is_job_lost = False  # the session has ended, and not because the job said so
-        self._metrics = _MetricsSender(pipe)
+        self._end = WaitableSignal()  # of the session; its value tells why
+        self._metrics = _MetricsSender(pipe, self._end)
         self._accepted_at = 0.0  # the current task, on the monotonic clock
 
     def start(self) -> None:
@@ -122,7 +125,9 @@ class TrainerAgent(FlareAgentWithFLModel):
         self.logger.info(f"the job has ended this session: {msg.data}")
         self.asked_to_stop = True
         self.is_job_lost = msg.topic == Topic.PEER_GONE
-        self.pipe.gone.trigger(msg.data)
+        self._end.trigger(msg.data)
+        if self.is_job_lost:
+            self.pipe.gone.trigger(msg.data)
         pipe_handler.stop(close_pipe=False)
 
     def stop(self, reason: str = "the trainer has left") -> None:
@@ -158,7 +163,7 @@ class TrainerAgent(FlareAgentWithFLModel):
                 return self._accept(request)
             if remaining is not None and remaining <= 0:
                 return None
-        raise AgentClosed(f"the session with the job has ended: {self.pipe.gone.value}")
+        raise AgentClosed(f"the session with the job has ended: {self._end.value}")
 
     def _accept(self, request: Message) -> Task:
         shareable: Shareable = request.data
@@ -186,7 +191,7 @@ class TrainerAgent(FlareAgentWithFLModel):
         reply = Message.new_reply(TASK, self.task_result_to_shareable(result, rc), task.msg_id)
         reply.data.set_header(TRAIN_SECONDS, trained)
         try:
-            sent = self.pipe.send(reply)
+            sent = self.pipe.send(reply, abort_signal=self._end)
         except ArrayRefused:
             raise  # here, before anything was sent
         except Exception:
@@ -194,7 +199,7 @@ class TrainerAgent(FlareAgentWithFLModel):
             raise
         self.current_task = None
         if not sent:
-            fault = f"the result of task {task.task_name!r} did not reach the job: {self.pipe.gone.value}"
+            fault = f"the result of task {task.task_name!r} did not reach the job: {self._end.value}"
             if self.is_job_lost or not self.asked_to_stop:
                 raise AgentClosed(fault)
             self.logger.error(fault)
@@ -208,9 +213,10 @@ class TrainerAgent(FlareAgentWithFLModel):
 class _MetricsSender:
     """Sends log records in order, in batches, each acknowledged before the next."""
 
-    def __init__(self, pipe: TrainerPipe):
+    def __init__(self, pipe: TrainerPipe, end: Signal):
         self.logger = get_obj_logger(self)
         self._pipe = pipe
+        self._end = end
         self._changed = threading.Condition()
         self._records = deque()
         self._closed = False
@@ -261,8 +267,12 @@ class _MetricsSender:
 
     def _send(self, batch: List[DXO]) -> bool:
         """Tells whether the job is there; a record that it cannot have is dropped, and keeps none of the others."""
+        message = Message.new_request(METRICS, batch)
         try:
-            return self._pipe.send(Message.new_request(METRICS, batch))
+            if self._pipe.send(message, abort_signal=self._end):
+                return True
+            # A job that has told the end takes what is logged until it closes its end of the pipe.
+            return self._end.triggered and self._pipe.send(message, GOODBYE_TIMEOUT)
         except Exception as e:  # the top of a thread: what the check of a record cannot know must not end it
             if len(batch) > 1:
                 return all(self._send([record]) for record in batch)
