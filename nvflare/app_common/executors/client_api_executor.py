@@ -168,7 +168,8 @@ class ClientAPIExecutor(Executor):
         analytics, backend = self._analytics, self._backend  # which the end of the job takes away
         if backend is None:
             raise TrainerError("the executor is not running")
-        analytics.release()
+        if analytics:  # not if the backend was put in its place without a START_RUN, as unit tests do
+            analytics.release()
         fl_ctx.set_prop("abort_signal", abort_signal)  # as nvflare's executors do, for whoever works in this task
         # Read before the backend gets the shareable, which it may hand over for good.
         current_round = shareable.get_header(AppConstants.CURRENT_ROUND)
@@ -179,7 +180,8 @@ class ClientAPIExecutor(Executor):
             raise TrainerError(f"the result must be a Shareable, but is {type(result)}")
         if current_round is not None:
             result.set_header(AppConstants.CURRENT_ROUND, current_round)
-        analytics.flush(abort_signal)
+        if analytics:
+            analytics.flush(abort_signal)
         self._results.note_task(task_name, current_round, fl_ctx)
         return result
 
@@ -310,10 +312,12 @@ class ClientAPIExecutor(Executor):
         data = record.to_shareable()
         if self._analytics:
             self._analytics.claim(data)
+        # The calls are those of nvflare's send_analytic_dxo, which has no place for a claim.
+        fl_ctx.set_prop(FLContextKey.EVENT_DATA, data, private=True, sticky=False)
         if is_federated:
-            self.fire_fed_event(FED_ANALYTIC_EVENT_TYPE, data, fl_ctx)
+            self.fire_fed_event(event_type=FED_ANALYTIC_EVENT_TYPE, event_data=data, fl_ctx=fl_ctx)
         else:
-            self.fire_event_with_data(ANALYTIC_EVENT_TYPE, fl_ctx, FLContextKey.EVENT_DATA, data)
+            self.fire_event(event_type=ANALYTIC_EVENT_TYPE, fl_ctx=fl_ctx)
 
     # Backends
 

@@ -379,6 +379,20 @@ class TestDispatch:
         with job.engine.new_context() as fl_ctx:
             assert_failed(executor.execute("train", make_task(), fl_ctx, Signal()), "not running")
 
+    @pytest.mark.parametrize("result", [Shareable(), None, TrainerError("no"), UnsafeJobError("unsafe")], ids=repr)
+    def test_backend_put_in_place_without_a_start(self, result):
+        # As unit tests of others do, in a context that has no engine.
+        executor = ClientAPIExecutor(IN_PROCESS)
+        executor._backend = ScriptedBackend(raising(result) if isinstance(result, Exception) else lambda *_: result)
+        if isinstance(result, UnsafeJobError):
+            with pytest.raises(UnsafeJobError):
+                executor.execute("train", make_task(), FLContext(), Signal())
+            return
+        reply = executor.execute("train", make_task(), FLContext(), Signal())
+        is_good = isinstance(result, Shareable)
+        assert reply.get_return_code() == (ReturnCode.OK if is_good else ReturnCode.EXECUTION_EXCEPTION)
+        assert (reply is result) == is_good
+
     def test_execute_after_end_run(self, job):
         self.run(job, None)
         job.end()
