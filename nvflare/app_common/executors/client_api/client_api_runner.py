@@ -78,6 +78,10 @@ _REPLACED = {
 }
 
 
+# What the runner says itself, and what is no name of an argument.
+_NOT_TO_BE_GIVEN = {"task_script_path", "task_script_args", "self", "executor_args"}
+
+
 class ClientAPIRunner:
     def __init__(
         self,
@@ -225,7 +229,8 @@ def _check_names(execution_mode, executor_args: dict) -> None:
     for name in executor_args.keys() - known.keys():
         if name in _REPLACED:
             raise TypeError(f"ClientAPIRunner has no argument {name}: instead of it, {_REPLACED[name]}")
-        raise TypeError(f"{name} is {unknown_argument('ClientAPIRunner', name, known).partition(', and migrate')[0]}")
+        names = {*inspect.signature(ClientAPIRunner.__init__).parameters, *known} - _NOT_TO_BE_GIVEN
+        raise TypeError(f"{name} is {unknown_argument('ClientAPIRunner', name, names).partition(', and migrate')[0]}")
 
 
 def _legacy_runners(site: ClientAppConfig) -> list:

@@ -19,17 +19,15 @@ import re
 import shlex
 from typing import Iterable, List, Optional
 
-# What people call an argument that has another name; before a word that is merely similar.
+# What a name, or a word of it, means: the arguments that say what to run, and with what.
 _MEANT = {
-    "launch_command": "script",
-    "command": "script",
-    "cmd": "script",
-    "script": "task_script_path",
-    "script_path": "task_script_path",
-    "task_script": "task_script_path",
-    "script_args": "task_script_args",
-    "result_wait_timeout": "task_wait_timeout",
+    "result_wait_timeout": ("task_wait_timeout",),
+    **dict.fromkeys(("args", "arguments", "argv"), ("task_script_args",)),
+    **dict.fromkeys(("command", "cmd", "exec", "program"), ("command", "script", "task_script_path")),
+    "script": ("script", "task_script_path"),
 }
+# Of a name's likeness to a known one: from here on it is a slip of the pen.
+_TYPO = 0.8
 _QUOTED = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.")
 _SINGLE_QUOTED = re.compile(r"'[^']*'|\\.")
 _OPERATOR = re.compile(r"\d?>&\d|&&|\|\||;;?|>>?|<<?|\||&")
@@ -41,15 +39,19 @@ _BUILTINS = {"cd", "source", ".", "export", "set", "unset", "ulimit", "alias", "
 def similar(name: str, known: Iterable[str]) -> Optional[str]:
     """Returns the known name that was probably meant."""
     known = list(known)
-    if _MEANT.get(name) in known:
-        return _MEANT[name]
-    return next(iter(difflib.get_close_matches(name, known, 1)), None)
+    words = {name, *name.split("_")}
+    meant = [argument for word, arguments in _MEANT.items() if word in words for argument in arguments]
+    typos, like = (difflib.get_close_matches(name, known, 1, cutoff) for cutoff in (_TYPO, 0.6))
+    return next((argument for argument in (*typos, *meant, *like) if argument in known), None)
 
 
 def unknown_argument(of: str, name: str, known: Iterable[str]) -> str:
     """What to do about an argument that a part does not have."""
     meant = similar(name, known)
-    return f"no argument of {of}: {f'rename it to {meant}' if meant else 'remove it'}, and migrate again"
+    what = f"rename it to {meant}" if meant else "remove it"
+    if not meant and "launcher_id" in known and similar(name, ["script"]):
+        what = "write it as the script of its launcher"
+    return f"no argument of {of}: {what}, and migrate again"
 
 
 def unknown_component(component_id: str, known: Iterable[str]) -> str:

@@ -20,6 +20,7 @@ from typing import Any, List
 from nvflare.app_common.executors.client_api.migration.advice import (
     as_shell_command,
     shell_syntax,
+    similar,
     unknown_argument,
     unknown_component,
 )
@@ -63,6 +64,8 @@ def plan_launcher(job: LegacyJob, where: str, part: ExecutorPart) -> List[NewArg
     _plan_pipe(job, part)
     job.may_go(launcher_id, "its arguments are the executor's now")
     raw = job.written_arguments(launcher_id)
+    if not any(similar(name, ["script"]) for name in raw):
+        job.refuse(component_place(launcher_id), "script", None, "missing: write the command there, and migrate again")
     arguments = []
     for name, value in raw.items():
         knob = KNOBS[SUBPROCESS_LAUNCHER].get(name)

@@ -204,11 +204,19 @@ class TestErrors:
         for text in texts:
             assert text in str(error.value)
 
-    def test_unknown_argument_is_named(self, scripts):
-        with pytest.raises(TypeError, match="lunch_once is no argument of ClientAPIRunner: rename it to launch_once"):
-            ClientAPIRunner("train.py", lunch_once=True)
-        with pytest.raises(TypeError, match="colour is no argument of ClientAPIRunner: remove it"):
-            ClientAPIRunner("train.py", colour="red")
+    @pytest.mark.parametrize(
+        "name, advice",
+        [
+            ("lunch_once", "rename it to launch_once"),
+            ("scrpt_args", "rename it to script_args"),
+            ("train_script", "rename it to script"),
+            ("launch_cmd", "rename it to command"),
+            ("colour", "remove it"),
+        ],
+    )
+    def test_unknown_argument_is_named(self, scripts, name, advice):
+        with pytest.raises(TypeError, match=f"{name} is no argument of ClientAPIRunner: {advice}$"):
+            ClientAPIRunner("train.py", **{name: "x"})
 
     def test_what_script_runner_takes_is_taken_or_named_with_what_takes_its_place(self, scripts):
         ours = inspect.signature(ClientAPIRunner.__init__).parameters.keys()

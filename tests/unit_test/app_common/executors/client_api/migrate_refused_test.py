@@ -54,6 +54,30 @@ REFUSED = {
         {},
         "no argument of SubprocessLauncher: rename it to script, and migrate again",
     ),
+    "launch_cmd": (
+        launcher_executor(),
+        [{"id": "launcher", "path": launcher_parts()[0]["path"], "args": {"launch_cmd": "python3 a.py"}}],
+        {},
+        "no argument of SubprocessLauncher: rename it to script, and migrate again",
+    ),
+    "launcher without a script": (
+        launcher_executor(),
+        [{"id": "launcher", "path": launcher_parts()[0]["path"], "args": {"launch_once": True}}],
+        {},
+        "missing: write the command there, and migrate again",
+    ),
+    "script of the executor": (
+        launcher_executor(script="python3 a.py"),
+        launcher_parts(),
+        {},
+        "no argument of this executor: write it as the script of its launcher, and migrate again",
+    ),
+    "train_args": (
+        {"path": IN_PROCESS, "args": {"task_script_path": "t.py", "train_args": "-a"}},
+        [],
+        {},
+        "no argument of this executor: rename it to task_script_args, and migrate again",
+    ),
     "nearly an argument": (
         launcher_executor(hearbeat_timeout=3),
         launcher_parts(),
