@@ -20,10 +20,9 @@ and turns what the script logs into analytics events. How a script is run and ta
 client_api/backend_spec.py).
 """
 
-import inspect
+import os
 import threading
 from contextlib import contextmanager
-from dataclasses import fields
 from functools import partial
 from typing import Optional
 
@@ -37,17 +36,21 @@ from nvflare.apis.fl_exception import UnsafeJobError
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
-from nvflare.app_common.executors.client_api.arguments import ALL_EXECUTION_MODES  # noqa: F401
-from nvflare.app_common.executors.client_api.arguments import ExecutionMode, check_arguments
+from nvflare.app_common.executors.client_api.arguments import (  # noqa: F401
+    ALL_EXECUTION_MODES,
+    RULES,
+    ClientAPIBackendContext,
+    ExecutionMode,
+    check_arguments,
+)
 from nvflare.app_common.executors.client_api.backend_spec import (
     FAILURE_CAUSE_HEADER,
-    ClientAPIBackendContext,
     ClientAPIBackendSpec,
     TrainerError,
 )
 from nvflare.app_common.executors.client_api.outside_text import clip_cause
 from nvflare.app_common.executors.client_api.server.analytics import UNHEARD, AnalyticsRelay, find_audience
-from nvflare.app_common.executors.client_api.server.lost_parent import ParentWatch
+from nvflare.app_common.executors.client_api.server.lost_parent import fail_job_if_parent_is_gone
 from nvflare.app_common.executors.client_api.server.results import Results
 from nvflare.app_common.executors.client_api.waiting import ABORT_CHECK_INTERVAL, TaskAborted
 from nvflare.app_common.widgets.convert_to_fed_event import FED_EVENT_PREFIX
@@ -116,7 +119,7 @@ class ClientAPIExecutor(Executor):
         super().__init__()
         # FedJob exports an argument from the attribute of the same name with an underscore.
         self._execution_mode = execution_mode
-        for name, value in check_arguments(execution_mode, given, _DEFAULTS).items():
+        for name, value in check_arguments(execution_mode, given).items():
             setattr(self, "_" + name, value)
 
         self._analytics_fire_fed_event = False
@@ -125,7 +128,7 @@ class ClientAPIExecutor(Executor):
         self._results = Results()
         self._turn = threading.Lock()  # held by the execute() call whose task the backend works on
         self._stats = {"current_task": "", "tasks_done": 0, "tasks_failed": 0}
-        self._parent_watch: Optional[ParentWatch] = None
+        self._parent = os.getppid()  # the process that runs the site, from START_RUN on
 
     def handle_event(self, event_type: str, fl_ctx: FLContext):
         if event_type == EventType.START_RUN:
@@ -205,7 +208,7 @@ class ClientAPIExecutor(Executor):
 
     def _start(self, fl_ctx: FLContext) -> None:
         try:
-            self._parent_watch = ParentWatch()
+            self._parent = os.getppid()
             self._check_alone(fl_ctx)
             # A script may log before its first task, so the relay is there before the backend.
             self._analytics = self._create_analytics(fl_ctx)
@@ -248,16 +251,16 @@ class ClientAPIExecutor(Executor):
             except Exception:
                 self.log_error(fl_ctx, f"the backend did not end well: {secure_format_traceback()}")
         self._results.close()
-        if self._analytics:
-            self._analytics.close()
-            self._analytics = None
+        analytics, self._analytics = self._analytics, None
+        if analytics:
+            analytics.close()
 
     def _relay(self, event_type: str, fl_ctx: FLContext) -> None:
         try:
             if self._analytics:
                 self._analytics.handle_event(event_type, fl_ctx)
-            if event_type == EventType.ABOUT_TO_END_RUN and self._parent_watch:
-                self._parent_watch.tell_of_loss(self, fl_ctx)
+            if event_type == EventType.ABOUT_TO_END_RUN:
+                fail_job_if_parent_is_gone(self._parent, self, fl_ctx)
             if self._backend:
                 if event_type == InfoCollector.EVENT_TYPE_GET_STATS:
                     self._report_stats(fl_ctx)
@@ -269,14 +272,9 @@ class ClientAPIExecutor(Executor):
     def _report_stats(self, fl_ctx: FLContext) -> None:
         collector = fl_ctx.get_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR)
         if collector:
-            metrics = {"metrics_sent": self._analytics.sent, "metrics_dropped": self._analytics.dropped}
-            info = {
-                "mode": self._execution_mode,
-                **self._stats,
-                **metrics,
-                **self._backend.stats(),
-                **self._results.stats(),
-            }
+            info = {"mode": self._execution_mode, **self._stats}
+            info.update(metrics_sent=self._analytics.sent, metrics_dropped=self._analytics.dropped)
+            info.update(self._backend.stats(), **self._results.stats())
             collector.set_info(group_name=ClientAPIExecutor.__name__, info=info)
 
     # Analytics
@@ -322,8 +320,8 @@ class ClientAPIExecutor(Executor):
     # Backends
 
     def _build_backend_context(self) -> ClientAPIBackendContext:
-        names = [field.name for field in fields(ClientAPIBackendContext) if field.name != "executor"]
-        return ClientAPIBackendContext(self, **{name: getattr(self, "_" + name) for name in names})
+        arguments = {name: getattr(self, "_" + name) for name in RULES}
+        return ClientAPIBackendContext(self, self._execution_mode, **arguments)
 
     def _backend_registry(self) -> dict:
         return {
@@ -357,6 +355,3 @@ class ClientAPIExecutor(Executor):
         from nvflare.app_common.executors.client_api.attach_backend import AttachBackend
 
         return AttachBackend()
-
-
-_DEFAULTS = {name: p.default for name, p in inspect.signature(ClientAPIExecutor.__init__).parameters.items()}

@@ -12,15 +12,19 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The arguments of ClientAPIExecutor: what each may be, and in which execution mode it has a meaning.
+"""The arguments of ClientAPIExecutor: what each may be, its default, and in which execution mode it has a meaning.
 
-One table, RULES, and one function that applies it: bad input is found when the executor is constructed, which is when a
-job is built or its configuration is read. Only what a site alone can know, whether a script is there, is left to the
-start of the job.
+One table, the fields of ClientAPIBackendContext, and one function that applies it: bad input is found when the executor
+is constructed, which is when a job is built or its configuration is read. Only what a site alone can know, whether a
+script is there, is left to the start of the job.
 """
 
 import shlex
-from typing import Callable, Iterable, NamedTuple, Optional
+from dataclasses import dataclass, field, fields
+from typing import Any, Callable, Iterable, NamedTuple, Optional
+
+from nvflare.apis.executor import Executor
+from nvflare.app_common.app_constant import AppConstants
 
 
 class ExecutionMode:
@@ -30,7 +34,9 @@ class ExecutionMode:
 
 
 ALL_EXECUTION_MODES = (ExecutionMode.IN_PROCESS, ExecutionMode.EXTERNAL_PROCESS, ExecutionMode.ATTACH)
-_SESSION_MODES = (ExecutionMode.EXTERNAL_PROCESS, ExecutionMode.ATTACH)
+_IN_PROCESS = (ExecutionMode.IN_PROCESS,)
+_EXTERNAL = (ExecutionMode.EXTERNAL_PROCESS,)
+_ATTACH = (ExecutionMode.ATTACH,)
 # 31 years. Python's locks count to 292 of them, and a few such times are added up.
 MAX_SECONDS = 10**9
 
@@ -89,42 +95,58 @@ def _seconds(positive: bool, optional: bool) -> Callable:
 
 
 class Rule(NamedTuple):
+    default: Any
     check: Callable  # returns the value to store, or raises ValueError with what is allowed
-    modes: Iterable[str] = ALL_EXECUTION_MODES  # where the argument has a meaning
-    required_like: str = ""  # an example, if these modes cannot do without the argument
+    modes: Iterable[str]  # where the argument has a meaning
+    required_like: str  # an example, if these modes cannot do without the argument
 
 
-# The one place that says which argument means something in which mode. The defaults are those of the constructor.
-RULES = {
-    "command": Rule(_words, (ExecutionMode.EXTERNAL_PROCESS,), required_like="python3 -u custom/train.py"),
-    "task_script_path": Rule(_optional_text, (ExecutionMode.IN_PROCESS,)),
-    "task_script_args": Rule(lambda value: _words(_text(value)) or "", (ExecutionMode.IN_PROCESS,)),
-    "launch_once": Rule(_flag, (ExecutionMode.EXTERNAL_PROCESS,)),
-    "launch_timeout": Rule(_seconds(positive=True, optional=True), (ExecutionMode.EXTERNAL_PROCESS,)),
-    "shutdown_timeout": Rule(_seconds(positive=False, optional=True), (ExecutionMode.EXTERNAL_PROCESS,)),
-    "stop_grace_period": Rule(_seconds(positive=False, optional=False), (ExecutionMode.EXTERNAL_PROCESS,)),
-    "heartbeat_interval": Rule(_seconds(positive=True, optional=False), _SESSION_MODES),
-    "heartbeat_timeout": Rule(_seconds(positive=False, optional=False), _SESSION_MODES),
-    "task_wait_timeout": Rule(_seconds(positive=True, optional=True)),
-    "result_wait_timeout": Rule(_seconds(positive=True, optional=True)),
-    "train_task_name": Rule(_name),
-    "evaluate_task_name": Rule(_name),
-    "submit_model_task_name": Rule(_name),
-    "train_with_evaluation": Rule(_flag),
-    "memory_gc_rounds": Rule(_count),
-    "cuda_empty_cache": Rule(_flag),
-    "attach_timeout": Rule(_seconds(positive=True, optional=True), (ExecutionMode.ATTACH,)),
-    "allow_reconnect": Rule(bool, (ExecutionMode.ATTACH,)),
-}
+def _argument(default, check: Callable, modes: Iterable[str] = ALL_EXECUTION_MODES, required_like: str = "") -> Any:
+    return field(default=default, metadata={"rule": Rule(default, check, modes, required_like)})
 
 
-def check_arguments(mode: str, given: dict, defaults: dict) -> dict:
+_LIMIT, _TIME = _seconds(positive=True, optional=True), _seconds(positive=False, optional=False)
+
+
+@dataclass(frozen=True)
+class ClientAPIBackendContext:
+    """What a backend may know: the executor it works for and the executor's validated arguments, with its defaults.
+
+    All times are in seconds; None means no limit unless the argument says otherwise (see ClientAPIExecutor).
+    """
+
+    executor: Executor  # the ClientAPIExecutor
+    execution_mode: str
+    command: Optional[str] = _argument(None, _words, _EXTERNAL, required_like="python3 -u custom/train.py")
+    task_script_path: Optional[str] = _argument(None, _optional_text, _IN_PROCESS)
+    task_script_args: str = _argument("", lambda value: _words(_text(value)) or "", _IN_PROCESS)
+    launch_once: bool = _argument(True, _flag, _EXTERNAL)
+    launch_timeout: Optional[float] = _argument(None, _LIMIT, _EXTERNAL)
+    shutdown_timeout: Optional[float] = _argument(None, _seconds(positive=False, optional=True), _EXTERNAL)
+    stop_grace_period: float = _argument(30.0, _TIME, _EXTERNAL)
+    heartbeat_interval: float = _argument(5.0, _seconds(positive=True, optional=False), _EXTERNAL + _ATTACH)
+    heartbeat_timeout: float = _argument(30.0, _TIME, _EXTERNAL + _ATTACH)
+    task_wait_timeout: Optional[float] = _argument(None, _LIMIT)
+    result_wait_timeout: Optional[float] = _argument(None, _LIMIT)
+    train_task_name: str = _argument(AppConstants.TASK_TRAIN, _name)
+    evaluate_task_name: str = _argument(AppConstants.TASK_VALIDATION, _name)
+    submit_model_task_name: str = _argument(AppConstants.TASK_SUBMIT_MODEL, _name)
+    train_with_evaluation: bool = _argument(False, _flag)
+    memory_gc_rounds: int = _argument(0, _count)
+    cuda_empty_cache: bool = _argument(False, _flag)
+    attach_timeout: Optional[float] = _argument(None, _LIMIT, _ATTACH)
+    allow_reconnect: bool = _argument(False, bool, _ATTACH)
+
+
+RULES = {field.name: field.metadata["rule"] for field in fields(ClientAPIBackendContext) if field.metadata}
+
+
+def check_arguments(mode: str, given: dict) -> dict:
     """Checks the executor's arguments against RULES.
 
     Args:
         mode: the execution mode.
-        given: all arguments by name, `execution_mode` excepted.
-        defaults: their defaults by name.
+        given: all arguments by name; what is no argument is ignored.
 
     Returns:
         The arguments as they are to be stored: blank strings are None, flags are bool.
@@ -134,7 +156,7 @@ def check_arguments(mode: str, given: dict, defaults: dict) -> dict:
     """
     if mode not in ALL_EXECUTION_MODES:
         raise ValueError(f"invalid execution_mode {mode!r}: must be one of {list(ALL_EXECUTION_MODES)}")
-    checked = {name: _checked(name, given[name], defaults[name], mode) for name in RULES}
+    checked = {name: _checked(name, rule, given[name], mode) for name, rule in RULES.items()}
     interval, timeout = checked["heartbeat_interval"], checked["heartbeat_timeout"]
     if timeout == 0 and mode == ExecutionMode.ATTACH:
         raise ValueError(f"heartbeat_timeout must be more than 0 with execution_mode {mode!r}, but is {timeout!r}")
@@ -145,8 +167,7 @@ def check_arguments(mode: str, given: dict, defaults: dict) -> dict:
     return checked
 
 
-def _checked(name: str, value, default, mode: str):
-    rule = RULES[name]
+def _checked(name: str, rule: Rule, value, mode: str):
     has_meaning = mode in rule.modes
     try:
         checked = rule.check(value)
@@ -154,7 +175,7 @@ def _checked(name: str, value, default, mode: str):
         if has_meaning:
             raise ValueError(f"{name} must be {e}, but is {value!r}") from None
         checked = value  # in the wrong place whatever it is
-    if not has_meaning and checked != default:
+    if not has_meaning and checked != rule.default:
         modes = " or ".join(repr(valid) for valid in rule.modes)
         raise ValueError(
             f"{name} is only valid for execution_mode {modes}, but got {name}={value!r} with execution_mode {mode!r}"

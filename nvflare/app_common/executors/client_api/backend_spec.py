@@ -22,14 +22,11 @@ a task thread, one call at a time; `handle_event` and `stats` may come on any th
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Optional
 
-from nvflare.apis.executor import Executor
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.executors.client_api.arguments import ClientAPIBackendContext
 
 # Header of a failure reply: why the task failed, as a text of at most MAX_CAUSE_BYTES.
 FAILURE_CAUSE_HEADER = "client_api_failure_cause"
@@ -37,36 +34,6 @@ FAILURE_CAUSE_HEADER = "client_api_failure_cause"
 
 class TrainerError(Exception):
     """The trainer, or the way to it, failed. The text is the cause that the user and the server get to read."""
-
-
-@dataclass(frozen=True)
-class ClientAPIBackendContext:
-    """What a backend may know: the executor it works for and the executor's validated arguments, with its defaults.
-
-    All times are in seconds; None means no limit unless the argument says otherwise (see ClientAPIExecutor).
-    """
-
-    executor: Executor  # the ClientAPIExecutor
-    execution_mode: str
-    command: Optional[str] = None
-    task_script_path: Optional[str] = None
-    task_script_args: str = ""
-    launch_once: bool = True
-    launch_timeout: Optional[float] = None
-    shutdown_timeout: Optional[float] = None
-    stop_grace_period: float = 30.0
-    heartbeat_interval: float = 5.0
-    heartbeat_timeout: float = 30.0
-    task_wait_timeout: Optional[float] = None
-    result_wait_timeout: Optional[float] = None
-    train_task_name: str = AppConstants.TASK_TRAIN
-    evaluate_task_name: str = AppConstants.TASK_VALIDATION
-    submit_model_task_name: str = AppConstants.TASK_SUBMIT_MODEL
-    train_with_evaluation: bool = False
-    memory_gc_rounds: int = 0
-    cuda_empty_cache: bool = False
-    attach_timeout: Optional[float] = None
-    allow_reconnect: bool = False
 
 
 class ClientAPIBackendSpec(ABC):

@@ -27,19 +27,19 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey, job_from_meta
 
 
-class ParentWatch:
-    def __init__(self):
-        """Remembers who the parent is."""
-        self._parent = os.getppid()
+def fail_job_if_parent_is_gone(parent: int, executor: Executor, fl_ctx: FLContext) -> None:
+    """Has the executor fail the job if it cannot go on without this site, whose parent process is gone.
 
-    def tell_of_loss(self, executor: Executor, fl_ctx: FLContext) -> None:
-        """Has the executor fail the job if it cannot go on without this site, whose parent process is gone.
+    A job that can do without the site is left to its workflow, as after any other loss.
 
-        A job that can do without the site is left to its workflow, as after any other loss.
-        """
-        site, meta = fl_ctx.get_identity_name(), fl_ctx.get_prop(FLContextKey.JOB_META) or {}
-        if os.getppid() != self._parent and _is_needed(site, meta):
-            executor.fail_job(f"the parent process of this job at {site} is gone", fl_ctx)
+    Args:
+        parent: the parent's pid, at the start of the job.
+        executor: the ClientAPIExecutor.
+        fl_ctx: the context, at the end of the job.
+    """
+    site, meta = fl_ctx.get_identity_name(), fl_ctx.get_prop(FLContextKey.JOB_META) or {}
+    if os.getppid() != parent and _is_needed(site, meta):
+        executor.fail_job(f"the parent process of this job at {site} is gone", fl_ctx)
 
 
 def _is_needed(site: str, meta: dict) -> bool:
