@@ -109,7 +109,8 @@ class ClientAPIRunner:
             server_expected_format (ExchangeFormat): the format of the server's parameters.
             params_transfer_type (TransferType): FULL, or DIFF: the script sends a full model, the difference travels.
             **executor_args: any other argument of ClientAPIExecutor, such as launch_once or result_wait_timeout.
-                Unset, train_with_evaluation is true for PyTorch and TensorFlow; no metrics are required by that.
+                Unset, train_with_evaluation is true for PyTorch and TensorFlow, or what the runner has in whose place
+                this one comes; no metrics are required by that.
 
         Raises:
             ValueError: names the argument, its value and what is allowed.
@@ -119,8 +120,7 @@ class ClientAPIRunner:
         self._client_config = _checked_formats(framework, server_expected_format, params_transfer_type)
         self._script = _checked_script(script, execution_mode)
         own_args = self._script_arguments(script_args, execution_mode, command)
-        if framework in _EVALUATING:
-            executor_args.setdefault("train_with_evaluation", True)
+        self._defaults = {"train_with_evaluation": framework in _EVALUATING}
         for name in own_args.keys() & executor_args.keys():
             raise ValueError(f"{name} is not to be set: script and script_args say it")
         self._executor_args = {"execution_mode": execution_mode, **own_args, **executor_args}
@@ -159,16 +159,19 @@ class ClientAPIRunner:
             ValueError: the site already has other formats, or a runner in the same execution mode.
         """
         job.check_kwargs(args_to_check=kwargs, args_expected={"tasks": False})
+        self._add(job, ctx, kwargs.get("tasks", ["*"]), self._defaults)
+        return {}
+
+    def _add(self, job: FedJob, ctx, tasks: list, defaults: dict) -> None:
         # FedJob has no other way to look at what a site has.
         self._check_site(job._get_app(ctx).get_app_config(), ctx.target)
         job.add_params(dict(self._client_config), ctx)
-        job.add_executor(ClientAPIExecutor(**self._executor_args), tasks=kwargs.get("tasks", ["*"]), ctx=ctx)
+        job.add_executor(ClientAPIExecutor(**{**defaults, **self._executor_args}), tasks=tasks, ctx=ctx)
         if self._script and self._is_shipped():
             if os.path.isabs(self._script):
                 job.add_file_source(self._script, None, None, ctx)
             else:
                 job.add_resources([self._script], ctx)
-        return {}
 
     def replace_in(self, recipe, *sites: str) -> None:
         """Takes the place of the runner that a recipe or a job has made, with its tasks.
@@ -197,7 +200,9 @@ class ClientAPIRunner:
             self._check_formats(runners[0].executor, name)
         for name, (runner,) in found.items():
             _take_out(apps[name], runner)
-            self.add_to_fed_job(job, JobCtx(self, name, ""), tasks=runner.tasks)
+            # A Lightning script that never validates fails where metrics are asked for.
+            asked = {"train_with_evaluation": runner.executor._train_with_evaluation}
+            self._add(job, JobCtx(self, name, ""), runner.tasks, asked)
 
     def _check_formats(self, executor, name: str) -> None:
         # The server's components are made for what the old runner sends.

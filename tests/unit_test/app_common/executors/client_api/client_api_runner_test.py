@@ -292,10 +292,19 @@ class TestInARecipe:
         (before,) = exported_configs(old.job, tmp_path / "before").values()
         ClientAPIRunner("train.py", params_transfer_type=sent).replace_in(old)
         (after,) = exported_configs(old.job, tmp_path / "after").values()
-        arguments = {"execution_mode": "in_process", "task_script_path": "train.py", "train_with_evaluation": True}
+        # Metrics are asked for where they were: the launched script may have none.
+        asked = {} if is_launched else {"train_with_evaluation": True}
+        arguments = {"execution_mode": "in_process", "task_script_path": "train.py", **asked}
         assert executors(after) == [(executors(before)[0][0], arguments)]
         made = {"launcher", "pipe", "metric_relay", "metrics_pipe", "config_preparer"}
         assert after["components"] == [part for part in before["components"] if part["id"] not in made]
+
+    @pytest.mark.parametrize("is_asked", [True, False])
+    def test_what_is_said_of_metrics_counts(self, scripts, tmp_path, is_asked):
+        old = recipe(launch_external_process=not is_asked)
+        ClientAPIRunner("train.py", framework=NUMPY, train_with_evaluation=is_asked).replace_in(old)
+        (config,) = exported_configs(old.job, tmp_path / "jobs").values()
+        assert executors(config)[0][1].get("train_with_evaluation", False) is is_asked
 
     @pytest.mark.parametrize("is_launched", [True, False])
     @pytest.mark.parametrize(
