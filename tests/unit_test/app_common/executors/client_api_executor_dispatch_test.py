@@ -623,6 +623,7 @@ class TestAnalytics:
             (IN_PROCESS, {}, True),
             (IN_PROCESS, {"other": ConvertToFedEvent(["another_event"])}, True),
             (IN_PROCESS, {"converter": ConvertToFedEvent([ANALYTIC_EVENT_TYPE])}, False),
+            (IN_PROCESS, {"disabled": None}, True),
             (IN_PROCESS, {"own": EventRecorder()}, False),
             (ExecutionMode.EXTERNAL_PROCESS, {}, False),
             (ExecutionMode.ATTACH, {}, False),

@@ -22,7 +22,6 @@ from nvflare.app_common.executors.client_api.migration.advice import (
     shell_syntax,
     similar,
     unknown_argument,
-    unknown_component,
 )
 from nvflare.app_common.executors.client_api.migration.job import LegacyJob, NewArgument, component_place
 from nvflare.app_common.executors.client_api.migration.knobs import (
@@ -101,8 +100,8 @@ def _missing_launcher(job: LegacyJob, launcher_id: Any) -> str:
     if launcher_id is None:
         return attach_advice(job.target)
     launchers = [i for i, config in job.components.items() if "launcher" in class_path(config).lower()]
-    advice = unknown_component(str(launcher_id), launchers or job.components)
-    if "meant" in advice:
+    advice = job.why_missing(launcher_id, launchers)
+    if job.has(launcher_id) or "meant" in advice:
         return advice
     attach = attach_advice(job.target)
     return f"{advice}: add the launcher that it names, and migrate again; if there is to be none: {attach}"
@@ -119,7 +118,7 @@ def _plan_pipe(job: LegacyJob, part: ExecutorPart) -> None:
     pipe_id = job.resolve(part.arguments.get("pipe_id"))
     pipe = job.component(pipe_id)
     if pipe is None:
-        why = f"{unknown_component(str(pipe_id), job.components)} (2.8 cannot start the job; it is not needed now)"
+        why = f"{job.why_missing(pipe_id)} (2.8 cannot start the job; it is not needed now)"
         job.report("pipe", "pipe_id", pipe_id, NOTE, "", why)
         return
     if not is_part(pipe, "CellPipe", "FilePipe"):

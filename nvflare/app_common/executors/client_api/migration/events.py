@@ -22,7 +22,7 @@ from typing import NamedTuple, Set
 
 from nvflare.app_common.executors.client_api.migration.job import LegacyJob, component_place
 from nvflare.app_common.executors.client_api.migration.knobs import IN_PROCESS, LAUNCHER, NOTE
-from nvflare.app_common.executors.client_api.migration.parts import class_path, is_part
+from nvflare.app_common.executors.client_api.migration.parts import class_path, is_disabled, is_part
 
 ANALYTICS = "analytix_log_stats"
 FED_ANALYTICS = "fed." + ANALYTICS
@@ -50,7 +50,7 @@ def plan_events(job: LegacyJob, modes: Set[str]) -> None:
         for relay_id in _relays(job):
             job.refuse(component_place(relay_id), "fed_event", False, advice)
     instead = _names(after.at_site) or "no event that a receiver takes (nvflare 2.9 fires the federated one only)"
-    for receiver_id, config in job.components.items():
+    for receiver_id, config in job.active.items():
         if _is_lost(config, before.at_site, after.at_site):
             advice = f"at the site the executor fires {instead}: have it listen to that, or remove it"
             job.refuse(component_place(receiver_id), "events", sorted(_heard_by(config)), advice)
@@ -59,7 +59,11 @@ def plan_events(job: LegacyJob, modes: Set[str]) -> None:
         return
     for server in job.surroundings.servers:
         for config in server.data.get("components") or ():
-            if isinstance(config, dict) and _is_lost(config, before.at_server, after.at_server):
+            if (
+                isinstance(config, dict)
+                and not is_disabled(config)
+                and _is_lost(config, before.at_server, after.at_server)
+            ):
                 advice = f"the server gets {_names(after.at_server)} now: in {server.name}, add that to its events"
                 job.refuse(component_place(config.get("id")), "events", sorted(_heard_by(config)), advice)
     why = f"the server gets {_names(after.at_server)} now, not {_names(lost)}: what listens to that alone has to change"
@@ -71,7 +75,7 @@ def _names(events: Set[str]) -> str:
 
 
 def _relays(job: LegacyJob) -> list:
-    return [relay_id for relay_id, config in job.components.items() if is_part(config, "MetricRelay")]
+    return [relay_id for relay_id, config in job.active.items() if is_part(config, "MetricRelay")]
 
 
 def _check_relays(job: LegacyJob) -> None:
@@ -110,7 +114,7 @@ def _after(job: LegacyJob, modes: Set[str]) -> Events:
 def _converted(job: LegacyJob, names: Set[str]) -> Set[str]:
     """The federated events that the job's ConvertToFedEvent components make of local ones."""
     found = set()
-    for config in job.components.values():
+    for config in job.active.values():
         if is_part(config, "ConvertToFedEvent"):
             converts = config["args"].get("events_to_convert")
             prefix = config["args"].get("fed_event_prefix", "fed.")

@@ -16,7 +16,6 @@
 
 from typing import List, Optional
 
-from nvflare.app_common.executors.client_api.migration.advice import unknown_component
 from nvflare.app_common.executors.client_api.migration.job import LegacyJob, NewArgument, NewFilter
 from nvflare.app_common.executors.client_api.migration.knobs import (
     ADDED,
@@ -145,7 +144,7 @@ def plan_converters(job: LegacyJob, where: str, position: int, part: ExecutorPar
         elif not converter_id:
             job.report(where, name, value, DROPPED, "", "there is none")
         elif not job.component(converter_id):
-            job.refuse(where, name, value, unknown_component(str(converter_id), job.components))
+            job.refuse(where, name, value, job.why_missing(converter_id))
         elif are_formats:
             job.report(where, name, value, MOVED, "the formats", "which do what nvflare's own converters did")
             job.may_go(converter_id, "the formats do what it did")

@@ -19,11 +19,12 @@ these lists.
 """
 
 from pathlib import Path
-from typing import Any, List, NamedTuple, Optional
+from typing import Any, Iterable, List, NamedTuple, Optional
 
+from nvflare.app_common.executors.client_api.migration.advice import unknown_component
 from nvflare.app_common.executors.client_api.migration.config_edit import ConfigDocument
 from nvflare.app_common.executors.client_api.migration.knobs import REFUSED
-from nvflare.app_common.executors.client_api.migration.parts import PartError, Variables
+from nvflare.app_common.executors.client_api.migration.parts import PartError, Variables, is_disabled
 
 
 class Row(NamedTuple):
@@ -117,8 +118,22 @@ class LegacyJob:
         return self.variables.resolve(value)
 
     def component(self, component_id: Any) -> Optional[dict]:
-        """Returns a component's config, references resolved."""
-        return self.components.get(component_id) if isinstance(component_id, str) else None
+        """Returns a component's config, references resolved; None if it is not there, or disabled."""
+        return self.active.get(component_id) if self.has(component_id) else None
+
+    def has(self, component_id: Any) -> bool:
+        return isinstance(component_id, str) and component_id in self.components
+
+    @property
+    def active(self) -> dict:
+        """The components that nvflare makes."""
+        return {component_id: config for component_id, config in self.components.items() if not is_disabled(config)}
+
+    def why_missing(self, component_id: Any, known: Iterable[str] = ()) -> str:
+        """Tells why there is no such component; a similar one of those that are known is probably meant."""
+        if self.has(component_id):
+            return f"component {component_id!r} is disabled: enable it, or name another one, and migrate again"
+        return unknown_component(str(component_id), known or self.components)
 
     def written_arguments(self, component_id: str) -> dict:
         """Returns a component's arguments as they are written."""
@@ -129,7 +144,7 @@ class LegacyJob:
 
     def may_go(self, component_id: Any, why: str) -> None:
         """Lets a component go, unless something that stays refers to it."""
-        if self.component(component_id):
+        if self.has(component_id):
             self.candidates.setdefault(component_id, why)
 
     def report(self, where: str, name: str, value: Any, fate: str, becomes: Optional[str] = "", why: str = "") -> None:

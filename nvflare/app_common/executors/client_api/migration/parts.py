@@ -90,6 +90,11 @@ def class_path(config: dict) -> str:
     return path.split("#")[0].strip() if isinstance(path, str) else ""
 
 
+def is_disabled(config: dict) -> bool:
+    """Whether nvflare leaves a component out: its id is there, and has nothing."""
+    return config.get("disabled") is True
+
+
 def is_part(config: dict, *names: str) -> bool:
     """Whether the config names one of these classes of nvflare's."""
     module, _, name = class_path(config).rpartition(".")

@@ -76,7 +76,8 @@ class Audience(NamedTuple):
 def find_audience(engine) -> Audience:
     """Tells who of a job's components gets the site's own analytics events; the engine of a unit test knows of none."""
     components = getattr(engine, "get_all_components", dict)()
-    components = components.values() if isinstance(components, dict) else ()
+    # One that the job's config disables is None.
+    components = [c for c in components.values() if c is not None] if isinstance(components, dict) else ()
     is_converted = any(isinstance(c, ConvertToFedEvent) and _listens(c.events_to_convert) for c in components)
     return Audience(is_converted, is_converted or any(_may_listen(c) for c in components))
 

@@ -46,6 +46,10 @@ def converter(*events: str, prefix: str = "fed.") -> dict:
     return {"id": "to_fed", "path": path, "args": {"events_to_convert": list(events), "fed_event_prefix": prefix}}
 
 
+def disabled(component: dict) -> dict:
+    return {**component, "disabled": True}
+
+
 @pytest.fixture
 def migrate(tmp_path, capsys):
     """Migrates a job with these components at the site and at the server; returns exit code and report."""
@@ -103,6 +107,13 @@ class TestLaunched:
     def test_local_records_must_not_leave_the_site(self, migrate):
         code, report = migrate([relay(fed_event=False), receiver(LOCAL)])
         assert code == NOT_MIGRATED and "would leave the site now" in report
+
+    def test_what_is_disabled_neither_converts_nor_listens(self, migrate):
+        code, report = migrate([relay(fed_event=False), disabled(converter(LOCAL)), receiver(LOCAL)])
+        assert code == NOT_MIGRATED and "would leave the site now" in report
+
+    def test_a_disabled_receiver_has_nothing_to_lose(self, migrate):
+        assert migrate([relay()], [disabled(receiver(LOCAL))])[0] == OK
 
     def test_an_event_of_its_own_is_refused_with_the_names_that_there_are(self, migrate):
         code, report = migrate([relay(event_type="mine")], [receiver("mine")])

@@ -48,6 +48,18 @@ REFUSED = {
         "there is no component 'starter': add the launcher that it names, and migrate again; if there is to be none: "
         "a trainer that somebody else starts is execution_mode attach",
     ),
+    "disabled launcher": (
+        launcher_executor(),
+        [{**launcher_parts()[0], "disabled": True}],
+        {},
+        "component 'launcher' is disabled: enable it, or name another one, and migrate again",
+    ),
+    "converter disabled by a variable": (
+        {"path": IN_PROCESS, "args": {"task_script_path": "t.py", "to_nvflare_converter_id": "c"}},
+        [{"id": "c", "path": "own.Converter", "args": {}, "disabled": "{off}"}],
+        {"off": True},
+        "component 'c' is disabled",
+    ),
     "launch_command": (
         launcher_executor(),
         [{"id": "launcher", "path": launcher_parts()[0]["path"], "args": {"launch_command": "python3 a.py"}}],
