@@ -175,7 +175,11 @@ class NoEvents:
 
 def useless_engines() -> list:
     """Engines of unit tests: they know neither components nor cell, runner or workspace."""
-    return [Mock(), MagicMock(), Mock(spec=["fire_event"]), Mock(get_cell=Mock(return_value=None)), NoEvents(), None]
+    no_components = [
+        Mock(get_all_components=components) for components in (None, Mock(side_effect=RuntimeError("none")))
+    ]
+    no_cell = Mock(get_cell=Mock(return_value=None))
+    return [Mock(), MagicMock(), Mock(spec=["fire_event"]), no_cell, *no_components, NoEvents(), None]
 
 
 def start_with(executor, engine) -> tuple:

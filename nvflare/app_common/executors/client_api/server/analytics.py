@@ -75,7 +75,10 @@ class Audience(NamedTuple):
 
 def find_audience(engine) -> Audience:
     """Tells who of a job's components gets the site's own analytics events; the engine of a unit test knows of none."""
-    components = getattr(engine, "get_all_components", dict)()
+    try:
+        components = engine.get_all_components()
+    except Exception:  # at the border to nvflare: whatever the engine of a unit test is
+        components = None
     # One that the job's config disables is None.
     components = [c for c in components.values() if c is not None] if isinstance(components, dict) else ()
     is_converted = any(isinstance(c, ConvertToFedEvent) and _listens(c.events_to_convert) for c in components)
