@@ -110,24 +110,43 @@ def site_cell(job_cell, no_process_left):
     return job_cell
 
 
-def start_in_process(job, runner) -> None:
+def start_in_process(job, runner, components=None) -> None:
     executor = ClientAPIExecutor("in_process", task_script_path=job.script(IN_PROCESS_SCRIPT))
-    job.start(executor, runner=runner(executor))
+    job.start(executor, runner=runner(executor), components=components)
 
 
-MODES = {"external_process": lambda job, runner: start_fated(job, runner=runner), "in_process": start_in_process}
+def start_external(job, runner, components=None) -> None:
+    start_fated(job, runner=runner, components=components)
+
+
+MODES = {"external_process": start_external, "in_process": start_in_process}
+
+
+RESULT_EVENTS = (
+    EventType.AFTER_TASK_EXECUTION,
+    EventType.BEFORE_TASK_RESULT_FILTER,
+    EventType.AFTER_TASK_RESULT_FILTER,
+)
 
 
 class Listener(FLComponent):
-    """A component of the job that keeps what it gets to see of results, up to the last filter."""
+    """A component of the job that keeps what it gets to see of results, until they are sent."""
 
     def __init__(self):
         super().__init__()
         self.seen = []
 
     def handle_event(self, event_type, fl_ctx):
-        if event_type in (EventType.AFTER_TASK_EXECUTION, EventType.BEFORE_TASK_RESULT_FILTER):
+        if event_type in RESULT_EVENTS:
             self.seen.append(model_of(fl_ctx.get_prop(FLContextKey.TASK_RESULT)).params["w"])
+
+
+class TaskLooker(FLComponent):
+    """A component that looks at tasks before the executor has them."""
+
+    def handle_event(self, event_type, fl_ctx):
+        if event_type == EventType.BEFORE_TASK_EXECUTION:
+            print(model_of(fl_ctx.get_prop(FLContextKey.TASK_DATA)).params["w"].mean())
 
 
 @pytest.mark.parametrize("start", MODES.values(), ids=MODES.keys())
@@ -160,10 +179,14 @@ class TestWhoSeesArrays:
         job.engine.add_handler(listener)
         for _ in range(2):
             round_trip(job, job_cell, size)
-        assert len(listener.seen) == 4
+        assert len(listener.seen) == 2 * len(RESULT_EVENTS)
         while listener.seen:  # as long as it has them, their memory is there
             array = listener.seen.pop()
             assert isinstance(array, np.ndarray) and array.size == size and (array == 4).all()
+
+    def test_component_that_looks_at_tasks(self, job, job_cell, start):
+        start(job, runner_with(), components={"looker": TaskLooker()})
+        assert isinstance(round_trip(job, job_cell)[0], np.ndarray)
 
     def test_channel_is_as_it_was_after_the_job(self, job, job_cell, start):
         before = set(job_cell.decode_pass_through_channels)

@@ -47,11 +47,11 @@ def start(job, script: str, arguments: str = "", **executor_arguments):
     return job.start(external(f"custom/{job.script(script)} {arguments}", **executor_arguments))
 
 
-def start_fated(job, phase: str = "", fault: str = "", runner=None, **arguments):
+def start_fated(job, phase: str = "", fault: str = "", runner=None, components=None, **arguments):
     """Starts a job whose trainer meets a fault in one of its phases, once."""
     shutil.copy(TRAINER_SCRIPT, job.custom_dir)
     executor = external(f"custom/{TRAINER_SCRIPT.name} {phase} {fault}", **arguments)
-    return job.start(executor, runner=runner and runner(executor))
+    return job.start(executor, runner=runner and runner(executor), components=components)
 
 
 def start_ranks(job):
@@ -120,6 +120,7 @@ def round_trip(job, cell, size: int = LARGE, after_task: Callable[[], None] = la
             job.executor.fire_event_with_data(event_type, fl_ctx, FLContextKey.TASK_RESULT, result)
         after_task()
         job.executor.fire_event_with_data(EventType.AFTER_TASK_RESULT_FILTER, fl_ctx, FLContextKey.TASK_RESULT, result)
+        job.engine.fire_event(EventType.BEFORE_SEND_TASK_RESULT, fl_ctx)
         assert submit_result(cell, result) == whole_model(size)
         job.engine.fire_event(EventType.AFTER_SEND_TASK_RESULT, fl_ctx)
     return task_array, result_array

@@ -33,9 +33,9 @@ class Progress:
             total: bytes; 0: not known.
         """
         self.done = 0  # bytes
+        self.total = total
         self.last = time.monotonic()  # when the last of them came
         self._what = what
-        self._total = total
         self._start = self._last_word = self.last
         self._lock = threading.Lock()
 
@@ -46,7 +46,7 @@ class Progress:
             if now - self._last_word < PROGRESS_INTERVAL:
                 return
             self._last_word = now
-        of_all = f" of {self._total / 1e6:.0f}" if self._total else ""
+        of_all = f" of {self.total / 1e6:.0f}" if self.total else ""
         logger.info(f"{self.done / 1e6:.0f}{of_all} MB have been {self._what} after {now - self._start:.0f} s")
 
     @property

@@ -16,10 +16,13 @@
 
 nvflare can leave the arrays of what a cell receives where they are: in their places are `LazyDownloadRef`s then. It is
 switched on for a channel of the CJ's cell, once for the job, and only where nothing else at the CJ has to see the
-arrays: neither a filter of the job or of the site's privacy scope, nor another kind of executor. Else nvflare brings
-the arrays itself.
+arrays: neither a filter of the job or of the site's privacy scope, nor another kind of executor, nor a component that
+looks at tasks. Else nvflare brings the arrays itself.
 """
 
+import builtins
+import inspect
+import re
 import secrets
 import time
 from concurrent.futures import Future
@@ -45,6 +48,7 @@ from nvflare.fuel.f3.streaming.stream_types import Stream, StreamError, StreamFu
 from nvflare.fuel.f3.streaming.stream_utils import stream_thread_pool
 from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
 from nvflare.fuel.utils.fobs.lobs import load_from_stream
+from nvflare.fuel.utils.log_utils import get_obj_logger
 from nvflare.private.privacy_manager import Scope
 from nvflare.security.logging import secure_format_exception
 
@@ -97,19 +101,34 @@ def _let_go(pull: "Future[Pulled]") -> None:
 
 
 def nothing_else_sees_tasks(fl_ctx: FLContext, executor: Executor) -> bool:
-    """Whether no filter of task data and no other kind of executor is in the job."""
-    runner, scope = fl_ctx.get_prop(FLContextKey.RUNNER), fl_ctx.get_prop(FLContextKey.SCOPE_OBJECT)
-    return _is_only_kind(runner, executor) and not _has_filters(
-        runner, scope, Scope.TASK_DATA_FILTERS_NAME, FilterKey.IN
-    )
+    """Whether no filter of task data, no other kind of executor and no component that looks at tasks is in the job."""
+    chain, direction = Scope.TASK_DATA_FILTERS_NAME, FilterKey.IN
+    return _nothing_else_sees(fl_ctx, executor, chain, direction, r"TASK_DATA|__task_data__")
 
 
 def nothing_else_sees_results(fl_ctx: FLContext, executor: Executor) -> bool:
-    """Whether no filter of task results and no other kind of executor is in the job."""
+    """Whether no filter of results, no other kind of executor and no component that looks at results is in the job."""
+    chain, direction = Scope.TASK_RESULT_FILTERS_NAME, FilterKey.OUT
+    return _nothing_else_sees(fl_ctx, executor, chain, direction, r"TASK_RESULT|__task_result__")
+
+
+def _nothing_else_sees(fl_ctx: FLContext, executor: Executor, chain: str, direction: str, prop: str) -> bool:
     runner, scope = fl_ctx.get_prop(FLContextKey.RUNNER), fl_ctx.get_prop(FLContextKey.SCOPE_OBJECT)
-    return _is_only_kind(runner, executor) and not _has_filters(
-        runner, scope, Scope.TASK_RESULT_FILTERS_NAME, FilterKey.OUT
-    )
+    if not _is_only_kind(runner, executor) or _has_filters(runner, scope, chain, direction):
+        return False
+    components = fl_ctx.get_engine().get_all_components()
+    return not any(_names(type(component), prop) for component in components.values())
+
+
+def _names(kind: type, prop: str) -> bool:
+    """Whether the source of a component's class, and what is beside it, names a property of the context."""
+    for module in {inspect.getmodule(base) for base in kind.__mro__} - {builtins}:
+        try:
+            if re.search(rf"\b({prop})\b", inspect.getsource(module)):
+                return True
+        except (OSError, TypeError):
+            return True  # nobody can tell
+    return False
 
 
 def _has_filters(runner: Any, scope: Any, chain: str, direction: str) -> bool:
@@ -133,6 +152,7 @@ class Puller:
             fl_ctx: the context, at START_RUN.
             executor: the one that asks.
         """
+        self.logger = get_obj_logger(self)
         self._channels = set()
         self._fl_ctx = fl_ctx
         self._cell: Optional[OwnCell] = None  # once it is needed
@@ -225,6 +245,7 @@ class Puller:
                 return reply.payload
             if rc != ReturnCode.TIMEOUT or self._fault:
                 break
+            self.logger.warning(f"no byte of the arrays of the task has come from {owner} in {timeout:.0f} s")
         why = self._fault or f"{rc} after {time.monotonic() - started:.0f} s"
         raise TrainerError(f"the arrays of the task cannot be pulled from {owner}: {why}")
 

@@ -214,6 +214,7 @@ class _ServedArrays(Downloadable):
         return f"T{self._numbers[id(array)]}"
 
     def begin(self) -> None:
+        self.progress.total = sum(source.spec.size for source in self._sources)
         self._make_ahead(0)
 
     @property

@@ -143,7 +143,7 @@ def bytes_of(array: Any) -> memoryview:
 
 
 def _flat(array: np.ndarray) -> memoryview:
-    return memoryview(array.view(np.uint8) if array.nbytes else b"")
+    return memoryview(array.view(np.uint8) if array.nbytes else bytearray())  # whoever has it may write to it
 
 
 def is_on_device(array: Any) -> bool:

@@ -233,10 +233,12 @@ def _checked_key(key: Any, depth: int) -> Any:
 @lru_cache(maxsize=None)
 def _is_dtype_kept(dtype) -> bool:
     """Whether an array of this type comes out of a file as it went in; nvflare sends arrays as files."""
+    if dtype.kind == "V":  # fields, or another package's type: no other process is given such memory
+        return False
     numpy, file = sys.modules["numpy"], BytesIO()
     try:
         numpy.save(file, numpy.empty(0, dtype), allow_pickle=False)
-    except ValueError:  # objects, fields that overlap or are not in order, names that cannot be encoded
+    except ValueError:  # objects, text of variable length
         return False
     file.seek(0)
     return numpy.load(file, allow_pickle=False).dtype == dtype

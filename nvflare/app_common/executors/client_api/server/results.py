@@ -14,8 +14,8 @@
 
 """What becomes of a result after the executor has returned it: the filters see it as it is, then its arrays are served.
 
-A result is nvflare's while filters and other components see it. When the filters are done, references take the places
-of its arrays, which the server pulls when it has the result; when that is over, a line tells where the time went.
+A result is nvflare's while filters and other components see it. Just before it is sent references take the places of
+its arrays, which the server pulls when it has the result; when that is over, a line tells where the time went.
 """
 
 from typing import Optional
@@ -30,8 +30,8 @@ from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBacken
 from nvflare.fuel.utils.log_utils import get_obj_logger
 from nvflare.security.logging import secure_format_traceback
 
-# Property of a task's context: what its executor was asked for, such as `task 'train' (round 3)`.
-_TASK = "__client_api_task__"
+# Properties of a task's context: what its executor was asked for, such as `task 'train' (round 3)`, and its result.
+_TASK, _RESULT = "__client_api_task__", "__client_api_result__"
 
 
 class Results:
@@ -55,14 +55,18 @@ class Results:
         if task is None:
             return
         if event_type == EventType.AFTER_TASK_RESULT_FILTER:
-            self._refer(fl_ctx.get_prop(FLContextKey.TASK_RESULT), fl_ctx)
+            # Others may still look at it, or send its arrays in a way of their own.
+            fl_ctx.set_prop(_RESULT, fl_ctx.get_prop(FLContextKey.TASK_RESULT), private=True, sticky=False)
+        elif event_type == EventType.BEFORE_SEND_TASK_RESULT:
+            self._refer(fl_ctx.get_prop(_RESULT), fl_ctx)
         elif event_type == EventType.AFTER_SEND_TASK_RESULT:
             served = self._server.settle()
             legs = [backend.where_time_went()]
             if served:
                 self._totals["served_bytes"] += served.done
                 self._totals["served_seconds"] += served.seconds
-                legs.append(leg("served in", served.seconds))
+                some = f" {served.done / 1e6:.0f} of {served.total / 1e6:.0f} MB" if served.done < served.total else ""
+                legs.append(leg(f"served{some} in", served.seconds))
             self.logger.info(f"{task}: {', '.join(filter(None, legs))}")
 
     def _refer(self, result: Shareable, fl_ctx: FLContext) -> None:

@@ -73,12 +73,7 @@ def is_same(one, other) -> bool:
     return one == other or one != one and other != other
 
 
-dtypes = (
-    np_st.scalar_dtypes()
-    | np_st.unicode_string_dtypes(max_len=4)
-    | np_st.byte_string_dtypes(max_len=4)
-    | np_st.array_dtypes(np_st.scalar_dtypes(), max_size=3)
-)
+dtypes = np_st.scalar_dtypes() | np_st.unicode_string_dtypes(max_len=4) | np_st.byte_string_dtypes(max_len=4)
 arrays = dtypes.flatmap(lambda dtype: np_st.arrays(dtype, np_st.array_shapes(min_dims=0, max_dims=3, min_side=0)))
 texts = st.text(max_size=8)
 keys = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | texts | st.binary()
@@ -163,10 +158,9 @@ BAD = {
     "range": (range(3), "range, which cannot be sent"),
     "array of objects": (np.array([{}]), "NumPy array of object"),
     "array with objects": (np.zeros(1, [("a", "f4"), ("b", "O")]), "which cannot be sent"),
-    "array of fields in disorder": (
-        np.zeros(1, {"names": ["a", "b"], "formats": ["f4", "f4"], "offsets": [4, 0]}),
-        "which cannot be sent",
-    ),
+    "array with fields": (np.zeros(1, [("a", "f4")]), "NumPy array of [('a', '<f4')], which cannot be sent"),
+    "array with a field of no text": (np.zeros(1, [("\ud800", "f4")]), "which cannot be sent"),
+    "array of bytes": (np.zeros(1, "V8"), "NumPy array of |V8, which cannot be sent"),
     "masked array": (np.ma.array([1.0], mask=[True]), "MaskedArray, which cannot be sent: send numpy.asarray(...)"),
     "matrix": (np.ones((1, 1)).view(np.matrix), "matrix, which cannot be sent: send numpy.asarray(...)"),
     "NumPy's number that FOBS lacks": (np.int8(1), "numpy.int8, which cannot be sent: send numpy.asarray(...)"),
@@ -178,7 +172,6 @@ BAD = {
 
 
 class TestWhatArrives:
-    @pytest.mark.filterwarnings("ignore:Stored array in format")
     @fuzzed(sample=300, value=contents)
     def test_what_is_accepted_arrives_equal(self, value):
         assert is_same(arrived(value), value)
@@ -191,9 +184,7 @@ class TestWhatArrives:
             np.asfortranarray(np.arange(6.0).reshape(2, 3)),
             np.arange(8)[::-2],
             np.array(["a", "bc"]),
-            np.zeros(2, np.dtype([("a", "i1"), ("b", "f8")], align=True)),
             np.zeros(2, np.longdouble),
-            np.zeros(2, [("\ud800", "f4")]),
         ],
     )
     def test_arrays_of_every_order(self, array):
