@@ -16,9 +16,11 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -68,18 +70,27 @@ def no_process_left(monkeypatch):
     assert marked_pids(mark) == set()
 
 
+def is_guard(pid: int) -> bool:
+    return b"process_guard.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 @pytest.fixture
 def killed_job_process(federation, no_process_left, tmp_path):
     """Kills a client job process in a phase of a task (see job_process.py), and tells what it leaves: the pids."""
 
-    def kill(phase: str) -> set:
+    def kill(phase: str, with_guard: bool = False) -> set:
         command = [sys.executable, "-m", job_process.__name__, str(tmp_path), federation.url, phase]
         streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         with subprocess.Popen(command, cwd=PROJECT, **streams) as process:
             while process.stdout.readline() != "now\n":
                 assert process.poll() is None
             tree = marked_pids(no_process_left) - {process.pid, os.getpid()}
+            guards = [pid for pid in tree if with_guard and is_guard(pid)]
+            for guard in guards:
+                os.kill(guard, signal.SIGSTOP)  # it must not hear of the other's death
             process.kill()
+        for guard in guards:
+            os.kill(guard, signal.SIGKILL)
         return tree
 
     yield kill

@@ -17,13 +17,17 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
+from nvflare.app_common.executors.client_api.process.process_guard import KILL_LIMIT
+from nvflare.client.constants import CLIENT_API_CONFIG
 from tests.integration_test.client_api.external_jobs import (
     RANKS,
     STOP_GRACE_PERIOD,
     assert_works,
+    external,
     start_ranks,
     stats,
     task_of,
@@ -58,3 +62,14 @@ def test_job_process_is_killed(killed_job_process):
     tree = killed_job_process("ranks")
     assert len(tree) == 2 + RANKS
     assert wait_gone(tree, STOP_GRACE_PERIOD + 2) == set()
+
+
+def test_job_process_and_guard_are_killed_together(killed_job_process, job, tmp_path):
+    """Nobody is left to end the ranks, and to remove the file, until the next job of the site starts."""
+    tree = killed_job_process("ranks", with_guard=True)
+    assert len(tree) == 2 + RANKS
+    (config,) = tmp_path.rglob(CLIENT_API_CONFIG)
+    workspace = Path(job.workspace.get_root_dir())
+    config.parents[2].rename(workspace / config.parents[2].name)
+    job.start(external("no_script.py", launch_once=False))
+    assert wait_gone(tree, KILL_LIMIT) == set()

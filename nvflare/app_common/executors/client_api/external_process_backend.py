@@ -43,6 +43,7 @@ from nvflare.app_common.executors.client_api.backend_spec import (
     TrainerError,
 )
 from nvflare.app_common.executors.client_api.outside_text import told_by_script
+from nvflare.app_common.executors.client_api.process.orphans import end_orphans
 from nvflare.app_common.executors.client_api.process.process_tree import TreeUsage
 from nvflare.app_common.executors.client_api.process.trainer_process import TrainerProcess
 from nvflare.app_common.executors.client_api.session.bootstrap import (
@@ -205,6 +206,8 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
             carries_tensors = self._puller.is_on and not self._makes_tensors
             self._config = client_config(context, fl_ctx, carries_tensors)
             remove_stale_files(fl_ctx)
+            if count := end_orphans():
+                self.logger.info(f"killed {count} processes, which a job that is gone has left")
             if context.launch_once:
                 self._launch(fl_ctx)
             undo.pop_all()

@@ -34,13 +34,13 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from contextlib import ExitStack
 from enum import Enum
 from typing import Callable, List, Mapping, NamedTuple, Optional, Sequence
 
 from nvflare.app_common.executors.client_api.outside_text import told_by_script
 from nvflare.app_common.executors.client_api.process import process_guard
+from nvflare.app_common.executors.client_api.process.orphans import new_tag
 from nvflare.app_common.executors.client_api.process.output_lines import OutputLines
 from nvflare.app_common.executors.client_api.process.process_guard import (
     DRAIN_READS,
@@ -132,7 +132,7 @@ class OwnedTree:
         self._guard_args = [str(grace), left_file, cwd, *argv]
         self._hooks = (on_line, on_exit)
         self._changed = threading.Condition()
-        self._tag = uuid.uuid4().hex
+        self._tag = new_tag()
         self._since = time.monotonic()  # the launch, later the stop
         self._guard: Optional[subprocess.Popen] = None
         self._status_fd = -1
