@@ -24,6 +24,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo
 from nvflare.app_common.abstract.fl_model import FLModel
+from nvflare.app_common.executors.client_api.formats.difference import DifferenceBase
 from nvflare.app_common.executors.client_api.formats.result_converter import ResultConverter
 from nvflare.app_common.executors.client_api.formats.sendable import record_fields
 from nvflare.app_common.executors.client_api.owner_process import OwnerProcess
@@ -73,6 +74,7 @@ class InProcessTrainerAPI(InProcessClientAPI):
             formats.get_submit_model_task(),
         )
         self._to_nvflare = ResultConverter(to_nvflare)
+        self._base = DifferenceBase(formats.get_transfer_type())
 
     def init(self, rank: Optional[str] = None, config: Optional[dict] = None) -> None:
         self.script_threads.add(threading.current_thread())
@@ -97,7 +99,9 @@ class InProcessTrainerAPI(InProcessClientAPI):
         if self.stop:
             self.logger.info(f"nothing was sent: {self.stop_reason}")
             return
-        super().send(model, clear_cache)
+        with self._base.back_in_place(model) as model:
+            super().send(model, clear_cache)
+        self._base.note(self.fl_model)
 
     def shutdown(self) -> None:
         self._on_stop(TOPIC_STOP, "the script called flare.shutdown()", self.data_bus)
@@ -119,6 +123,7 @@ class InProcessTrainerAPI(InProcessClientAPI):
             if self._from_nvflare:
                 shareable = self._from_nvflare.process(task_name, shareable, self._converter_context)
             self.fl_model = FLModelUtils.from_shareable(shareable)
+            self._base.note(self.fl_model)
             self.receive_called = False
 
     def _to_server_format(self, result: Shareable) -> Shareable:

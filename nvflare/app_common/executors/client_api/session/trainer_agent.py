@@ -34,6 +34,7 @@ from nvflare.apis.utils.analytix_utils import create_analytic_dxo
 from nvflare.app_common.executors.client_api.arrays import exchange, progress
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
 from nvflare.app_common.executors.client_api.arrays.traffic import TRAIN_SECONDS
+from nvflare.app_common.executors.client_api.formats.difference import TrainerModelRegistry
 from nvflare.app_common.executors.client_api.formats.log_lines import log_to_output
 from nvflare.app_common.executors.client_api.formats.result_converter import ResultConverter
 from nvflare.app_common.executors.client_api.formats.sendable import record_fields
@@ -62,8 +63,9 @@ def trainer_end(end_class: str, log_levels: Optional[Dict[str, int]] = None, **a
     """Returns the trainer's end of the pipe; what the bootstrap file gives `flare.init()` for the pipe's class.
 
     It also has `flare.init()` use TrainerAgent in this process, which joins the session and waits for events where
-    nvflare's agent polls, and `flare.log()` look at a record (`create_record`) before nvflare does. All that is
-    replaced at run time is listed in docs/design/borrowed.md.
+    nvflare's agent polls, `flare.send()` send differences from what was received (`TrainerModelRegistry`), and
+    `flare.log()` look at a record (`create_record`) before nvflare does. All that is replaced at run time is listed in
+    docs/design/borrowed.md.
 
     Args:
         end_class: path of the pipe's class.
@@ -75,7 +77,11 @@ def trainer_end(end_class: str, log_levels: Optional[Dict[str, int]] = None, **a
     """
     import nvflare.client.ex_process.api as api
 
-    for name, ours in (("FlareAgentWithFLModel", TrainerAgent), ("create_analytic_dxo", create_record)):
+    for name, ours in (
+        ("FlareAgentWithFLModel", TrainerAgent),
+        ("ModelRegistry", TrainerModelRegistry),
+        ("create_analytic_dxo", create_record),
+    ):
         if not hasattr(api, name):
             raise ImportError(f"{api.__name__} of this nvflare has no {name}, which the trainer's has to replace")
         setattr(api, name, ours)

@@ -90,6 +90,11 @@ FATEFUL = """
 
     main()
 """
+# Logs what it must not say to the server.
+LOG_WORDS = (
+    "import logging, threading; logging.error(words); logging.getLogger('nvflare.mine').critical(words); "
+    "thread = threading.Thread(target=lambda: logging.error(words)); thread.start(); thread.join(); "
+)
 PHASES = ("before_init", "before_receive", "before_send", "after_send")
 
 # fate: (what the script does, what the cause must say besides the script's name)
@@ -389,7 +394,7 @@ class BackendContract:
     @pytest.mark.parametrize("statement", ["raise RuntimeError(words)", "sys.exit(words)"])
     def test_what_a_script_says_stays_at_the_site_if_logging_is_secure(self, job, site_log, monkeypatch, statement):
         monkeypatch.setenv(SECURE_LOGGING_VAR_NAME, "true")
-        say = "words = '-'.join(['patient', '17']); print('ERROR:root:' + words, flush=True); "
+        say = "words = '-'.join(['patient', '17']); print('ERROR:root:' + words, flush=True); " + LOG_WORDS
         self.start(job, fateful_script("before_send", say + statement))
         cause = assert_failed(job.execute("train", make_task()))
         assert "patient-17" not in cause and "patient-17" not in str(job.stats())

@@ -90,6 +90,22 @@ SEND = """
 """
 
 
+# Is refused a result that cannot be sent, and sends its next one.
+IN_PLACE = """
+    import nvflare.client as flare
+    flare.init()
+    while flare.is_running():
+        model = flare.receive()
+        model.params["w"] += 1
+        try:
+            flare.send(flare.FLModel(params={{"w": model.params["w"]}}, meta={{"x": object()}}))
+        except ValueError:
+            assert (flare.receive().params["w"] == model.params["w"]).all()
+        flare.send({sent})
+        assert model.params is None
+"""
+
+
 class FormatsContract:
     """The same job has the same results in all modes. `start` (a fixture) starts a job with a script."""
 
@@ -123,6 +139,16 @@ class FormatsContract:
         assert from_shareable(result).data_kind == kind
         assert type(model.params["weights"]) is np.ndarray and model.params["weights"].dtype == np.float32
         assert (model.params["weights"] == expected).all()
+
+    @pytest.mark.parametrize("sent", ["flare.FLModel(params=model.params)", "model"], ids=["another", "the received"])
+    @pytest.mark.parametrize("size", [SMALL, LARGE])
+    def test_difference_of_a_model_that_is_trained_in_place(self, start, client_config, size, sent):
+        client_config(params_transfer_type="DIFF")
+        job = start(IN_PLACE.format(sent=sent))
+        for value in range(2):
+            result = job.execute("train", make_task(w=np.full(size, value, dtype=np.float32)))
+            assert from_shareable(result).data_kind == DataKind.WEIGHT_DIFF
+            assert (model_of(result).params["w"] == 1.0).all()
 
     @needs_torch
     def test_tensors_for_both(self, start, client_config):
