@@ -97,8 +97,8 @@ class ClientAPIRunner:
         """Initializes the runner and checks every argument.
 
         Args:
-            script (str): in_process, external_process: the script. One with a relative path, which counts from the
-                current directory, gets to the same place in the app's custom folder, and so do the modules that it
+            script (str or Path): in_process, external_process: the script. One with a relative path, which counts from
+                the current directory, gets to the same place in the app's custom folder, and so do the modules that it
                 imports from there. One from elsewhere gets there by its file name, alone. An absolute path that does
                 not exist here is taken for one of the sites.
             script_args (str): the script's arguments, split like a shell command.
@@ -290,7 +290,8 @@ def _value(name: str, value, choices: Type[Enum]) -> str:
         raise ValueError(f"{name} must be one of {allowed}, but is {value!r}") from None
 
 
-def _checked_script(script: Optional[str], execution_mode: str) -> Optional[str]:
+def _checked_script(script, execution_mode: str) -> Optional[str]:
+    script = os.fspath(script) if isinstance(script, os.PathLike) else script
     if execution_mode == ExecutionMode.ATTACH:
         if script:
             raise ValueError(f"script has no meaning in execution_mode attach, but is {script!r}: its owner starts it")

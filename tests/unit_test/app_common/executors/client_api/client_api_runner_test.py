@@ -98,6 +98,10 @@ class TestExport:
         assert executors(config) == [(["task-0"], {**arguments, "task_script_args": "--name 'a b'"})]
         assert names == {"train.py", "step.py"}
 
+    def test_script_as_a_path(self, exported):
+        paths = [executors(exported(ClientAPIRunner(script))[0])[0][1] for script in ("train.py", Path("train.py"))]
+        assert paths[0] == paths[1]
+
     def test_external_process(self, exported):
         runner = ClientAPIRunner(
             script="train.py",
