@@ -41,7 +41,8 @@ def main():
     # Each rank of each site has its own share of the data.
     data = make_data(zlib.crc32(f"{flare.get_site_name()}/{rank}".encode()))
 
-    while is_running(rank):
+    one_more = torch.ones(1)
+    while is_running(rank, one_more):
         if rank == 0:
             set_peft_model_state_dict(model, flare.receive().params)
         for weights in adapter:
@@ -58,11 +59,16 @@ def main():
     dist.destroy_process_group()
 
 
-def is_running(rank: int) -> bool:
-    """Tells every rank whether there is one more round."""
-    flag = torch.tensor([flare.is_running() if rank == 0 else False])
-    dist.broadcast(flag, src=0)
-    return bool(flag)
+def is_running(rank: int, one_more: torch.Tensor) -> bool:
+    """Tells every rank whether there is one more round.
+
+    The tensor lives longer than the group: one that only gloo's thread still holds is freed by that thread, with the
+    interpreter's lock; and the end of a group waits for its threads, and keeps that lock.
+    """
+    if rank == 0:
+        one_more.fill_(flare.is_running())
+    dist.broadcast(one_more, src=0)
+    return bool(one_more)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ def main():
     x = torch.randn(500, 4, generator=random)  # each rank has its own share of the data
     y = x @ torch.tensor([[2.0], [-3.0], [0.5], [1.0]]) + 1
 
-    while is_running(rank):
+    one_more = torch.ones(1)
+    while is_running(rank, one_more):
         model = flare.receive() if rank == 0 else None
         if model:
             net.load_state_dict(model.params)
@@ -55,11 +56,16 @@ def main():
     dist.destroy_process_group()
 
 
-def is_running(rank: int) -> bool:
-    """Tells every rank whether there is one more round."""
-    flag = torch.tensor([flare.is_running() if rank == 0 else False])
-    dist.broadcast(flag, src=0)
-    return bool(flag)
+def is_running(rank: int, one_more: torch.Tensor) -> bool:
+    """Tells every rank whether there is one more round.
+
+    The tensor lives longer than the group: one that only gloo's thread still holds is freed by that thread, with the
+    interpreter's lock; and the end of a group waits for its threads, and keeps that lock.
+    """
+    if rank == 0:
+        one_more.fill_(flare.is_running())
+    dist.broadcast(one_more, src=0)
+    return bool(one_more)
 
 
 if __name__ == "__main__":
