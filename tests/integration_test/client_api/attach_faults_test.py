@@ -27,9 +27,10 @@ import pytest
 from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.attach import ExitCode
+from nvflare.app_common.executors.client_api.session.channel import HELLO
 from nvflare.app_common.executors.client_api.session.handshake import PROTOCOL_VERSION, HandshakeError, pack, unpack
 from nvflare.app_common.executors.client_api.session.trainer_agent import trainer_end
-from nvflare.app_common.executors.client_api.session.trainer_pipe import HELLO, TrainerPipe
+from nvflare.app_common.executors.client_api.session.trainer_pipe import TrainerPipe
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.utils.pipe.pipe import Message as PipeMessage
 from nvflare.fuel.utils.pipe.pipe import Topic
@@ -79,7 +80,7 @@ class TestHandshake:
     def say_hello(pipe, hello) -> dict:
         reply = pipe.cell.core_cell.send_request(
             channel=pipe.channel,
-            target=pipe.peer_fqcn,
+            target=pipe.peer,
             topic=HELLO,
             request=Message(payload=pack(hello)),
             timeout=LIMIT,
@@ -135,7 +136,7 @@ class TestHandshake:
         first.greet()
         assert_refused(second, Topic.END, "go home")
         # And the trainer takes nothing from anybody but the job.
-        second.peer_fqcn = first.cell.get_fqcn()
+        second.peer = first.cell.get_fqcn()
         for topic in (Topic.END, Topic.ABORT):
             assert_refused(second, topic, "go home")
         assert first.receive(0) is None

@@ -14,19 +14,26 @@
 
 """A trainer that says what it likes, sealed or not, under any name: for attacks on a session."""
 
+import json
 import queue
 from typing import Optional
 
+from nvflare.app_common.executors.client_api.session.channel import HELLO, TASK, Letter, sealed_head
 from nvflare.app_common.executors.client_api.session.handshake import Handshake, pack, unpack
-from nvflare.app_common.executors.client_api.session.trainer_pipe import ENCODING, HELLO, SEAL, TASK, head_of
+from nvflare.app_common.executors.client_api.session.trainer_pipe import HEAD, SEAL
 from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.defs import Encoding, MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message as CellMessage
 from nvflare.fuel.utils import fobs
-from nvflare.fuel.utils.pipe.cell_pipe import _from_cell_message, _to_cell_message
 from nvflare.fuel.utils.pipe.pipe import Message
 from tests.unit_test.app_common.executors.job_harness import LIMIT
+
+
+def letter_in(request: CellMessage) -> Letter:
+    """The letter that a message of a cell brings."""
+    topic, head, seal = (request.get_header(name) for name in (MessageHeaderKey.TOPIC, HEAD, SEAL))
+    return Letter(topic, head, request.payload, seal)
 
 
 class RawTrainer:
@@ -56,11 +63,11 @@ class RawTrainer:
         message.set_header(MessageHeaderKey.ORIGIN, self.name)
 
     def _take(self, request: CellMessage) -> CellMessage:
-        topic, seal = request.get_header(MessageHeaderKey.TOPIC), request.get_header(SEAL)
-        if self.seals.check(seal, head_of(topic, request), request.payload):
-            self.received.put(Message.new_request(topic, None, _from_cell_message(request).msg_id))
+        letter = letter_in(request)
+        if self.seals.check(letter.seal, sealed_head(letter.topic, letter.head), letter.payload):
+            self.received.put(Message.new_request(letter.topic, None, json.loads(letter.head)[1]))
         reply = make_reply(ReturnCode.OK)
-        reply.set_header(SEAL, self.seals.seal_answer(seal, repr((ReturnCode.OK, None)).encode()))
+        reply.set_header(SEAL, self.seals.seal_answer(letter.seal, b""))
         return reply
 
     def take_task(self) -> Message:
@@ -73,18 +80,18 @@ class RawTrainer:
         """Says HELLO, its own or another's; returns the answer."""
         return unpack(self.ask(HELLO, CellMessage(payload=pack(hello or self.hello))).payload)
 
-    def message(self, msg: Message, **headers) -> CellMessage:
+    def message(self, msg: Message) -> CellMessage:
         """Makes a message without a seal."""
-        request = _to_cell_message(msg)
-        request.payload = fobs.dumps(request.payload)
-        request.add_headers({ENCODING: Encoding.FOBS, MessageHeaderKey.PAYLOAD_ENCODING: Encoding.BYTES, **headers})
-        return request
+        head = json.dumps([msg.msg_type, msg.msg_id, msg.req_id])
+        headers = {HEAD: head, MessageHeaderKey.TOPIC: msg.topic, MessageHeaderKey.PAYLOAD_ENCODING: Encoding.BYTES}
+        return CellMessage(headers, fobs.dumps(msg.data))
 
     def sealed(self, msg: Message, payload: Optional[bytes] = None) -> CellMessage:
         """Makes a message with a good seal; its payload may be given as it is on the wire."""
         request = self.message(msg)
         request.payload = request.payload if payload is None else payload
-        request.set_header(SEAL, self.seals.seal(head_of(msg.topic, request), request.payload))
+        letter = letter_in(request)
+        request.set_header(SEAL, self.seals.seal(sealed_head(letter.topic, letter.head), letter.payload))
         return request
 
     def ask(self, topic: str, request: CellMessage, channel: str = "") -> CellMessage:

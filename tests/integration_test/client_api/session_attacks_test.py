@@ -17,6 +17,7 @@ The attacker knows all names and all that travels, sends under the trainer's nam
 messages. In the end the good trainer does a task.
 """
 
+import json
 import threading
 
 import numpy as np
@@ -26,6 +27,7 @@ from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.arrays.exchange import Exchange
+from nvflare.app_common.executors.client_api.session.channel import CHANNEL, HELLO, METRICS, PIECE, TASK, MessageRefused
 from nvflare.app_common.executors.client_api.session.handshake import (
     Handshake,
     HandshakeError,
@@ -33,18 +35,7 @@ from nvflare.app_common.executors.client_api.session.handshake import (
     pack,
     unpack,
 )
-from nvflare.app_common.executors.client_api.session.pipe_reader import TrainerPipeHandler
-from nvflare.app_common.executors.client_api.session.trainer_pipe import (
-    CHANNEL,
-    ENCODING,
-    HELLO,
-    METRICS,
-    PIECE,
-    SEAL,
-    TASK,
-    MessageRefused,
-    TrainerPipe,
-)
+from nvflare.app_common.executors.client_api.session.trainer_pipe import HEAD, SEAL, TrainerPipe
 from nvflare.app_common.executors.client_api.session.trainer_session import SessionState, TrainerSession
 from nvflare.fuel.f3.cellnet.defs import CellChannel, Encoding, MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import make_reply
@@ -63,7 +54,14 @@ RECORDS = [DXO(DataKind.ANALYTIC, data={"number": 1})]
 
 def pipe_of(federation, mode: Mode, keys: dict) -> TrainerPipe:
     return TrainerPipe(
-        mode.value, "site-1", keys["token"], federation.url, False, "", keys["secret"], keys["challenge"]
+        mode.value,
+        "site-1",
+        keys["token"],
+        federation.url,
+        False,
+        "",
+        secret=keys["secret"],
+        challenge=keys["challenge"],
     )
 
 
@@ -186,7 +184,7 @@ def recorded(session, topic: str) -> list:
 
     def record(message: CellMessage) -> None:
         if message.get_header(MessageHeaderKey.TOPIC) == topic and message.payload is not None:
-            names = [name for name in message.headers if name.startswith(("client_api.", "cell_pipe."))]
+            names = [name for name in message.headers if name.startswith("client_api.")]
             encoding = {MessageHeaderKey.PAYLOAD_ENCODING: Encoding.BYTES}
             headers = {**{name: message.headers[name] for name in names}, **encoding}
             messages.append(CellMessage(headers, message.payload))
@@ -221,7 +219,15 @@ class TestRepeatedAndChanged:
         attacker.tell(TASK, results[0])
         do_task(session, trainer)
 
-    @pytest.mark.parametrize("name", [ENCODING, "cell_pipe.msg_type", "cell_pipe.msg_id", "cell_pipe.req_id", SEAL])
+    @pytest.mark.parametrize("name", ["msg_type", "msg_id", "req_id"])
+    def test_changed_head(self, session, trainer, name):
+        def change(message):
+            head = dict(zip(("msg_type", "msg_id", "req_id"), json.loads(message.get_header(HEAD))))
+            message.set_header(HEAD, json.dumps(list({**head, name: "another"}.values())))
+
+        self.assert_changed_message_does_not_count(session, trainer, change)
+
+    @pytest.mark.parametrize("name", [HEAD, SEAL])
     def test_changed_header(self, session, trainer, name):
         self.assert_changed_message_does_not_count(
             session, trainer, lambda message: message.set_header(name, "another")
@@ -309,7 +315,7 @@ class TestPieces:
         changed = []
 
         def change_once(message: CellMessage) -> None:
-            if message.get_header(MessageHeaderKey.TOPIC) == PIECE and message.get_header(ENCODING) and not changed:
+            if message.get_header(MessageHeaderKey.TOPIC) == PIECE and message.get_header(SEAL) and not changed:
                 payload = message.payload if isinstance(message.payload, list) else [message.payload]
                 payload = bytearray(b"".join(payload))
                 payload[-100] ^= 1
@@ -376,15 +382,12 @@ class TestFalseJob:
 
     @pytest.mark.parametrize("topic", TOPICS)
     def test_its_messages_are_not_taken(self, deceived, cell, keys, topic):
-        handler = TrainerPipeHandler(deceived, 5.0, 0.0)
-        handler.start()
         known = {**keys, "secret": "a guess"}
-        attacker = RawTrainer(cell, deceived.channel, deceived.cell.get_fqcn(), known, deceived.peer_fqcn)
+        attacker = RawTrainer(cell, deceived.channel, deceived.cell.get_fqcn(), known, deceived.peer)
         attacker.tell(topic, attacker.sealed(Message.new_request(topic, Shareable())))
         cell.core_cell.out_req_filter_reg.reg.clear()
         assert deceived.strangers.count == 1
-        assert handler.get_next(0.05) is None
-        handler.stop(close_pipe=False)
+        assert deceived.receive(0.05) is None
 
 
 class Bomb:
@@ -419,9 +422,7 @@ class TestNothingIsUnpackedBeforeAProof:
     def test_of_a_stranger(self, session, trainer, cell, keys, bomb, channel):
         stranger = RawTrainer(cell, session.pipe.channel, session.pipe.cell.get_fqcn(), {**keys, "secret": ""})
         for topic in (HELLO, *TOPICS):
-            for headers in ({}, {ENCODING: Encoding.FOBS}):
-                headers[MessageHeaderKey.PAYLOAD_ENCODING] = Encoding.FOBS
-                stranger.ask(topic, CellMessage(headers, bomb), channel)
+            stranger.ask(topic, CellMessage({MessageHeaderKey.PAYLOAD_ENCODING: Encoding.FOBS}, bomb), channel)
         trainer.greet()
         do_task(session, trainer)
 

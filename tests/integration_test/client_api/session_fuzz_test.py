@@ -20,8 +20,9 @@ import pytest
 
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
+from nvflare.app_common.executors.client_api.session.channel import HELLO, METRICS, PIECE, TASK
 from nvflare.app_common.executors.client_api.session.handshake import Handshake, new_session_keys, pack, unpack
-from nvflare.app_common.executors.client_api.session.trainer_pipe import HELLO, METRICS, PIECE, TASK, TrainerPipe
+from nvflare.app_common.executors.client_api.session.trainer_pipe import TrainerPipe
 from nvflare.app_common.executors.client_api.session.trainer_session import SessionState, TrainerSession
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.message import Message as CellMessage
@@ -44,7 +45,14 @@ pytestmark = FUZZ_WATCHDOG
 
 def pipe_of(federation, mode: Mode, keys: dict) -> TrainerPipe:
     return TrainerPipe(
-        mode.value, "site-1", keys["token"], federation.url, False, "", keys["secret"], keys["challenge"]
+        mode.value,
+        "site-1",
+        keys["token"],
+        federation.url,
+        False,
+        "",
+        secret=keys["secret"],
+        challenge=keys["challenge"],
     )
 
 

@@ -22,8 +22,8 @@ import sys
 
 import pytest
 
+from nvflare.app_common.executors.client_api.session.channel import CHANNEL, HELLO
 from nvflare.app_common.executors.client_api.session.handshake import PROTOCOL_VERSION, pack
-from nvflare.app_common.executors.client_api.session.trainer_pipe import CHANNEL, HELLO
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from tests.integration_test.client_api.cell_harness import connected_cell
 from tests.integration_test.client_api.external_jobs import assert_works, bootstrap_path, start, start_fated, task_of
@@ -203,7 +203,7 @@ def test_log_record_that_gets_past_the_check(job, site_log, log, fault):
 
 
 # Do not wait long for a job that is not there.
-IMPATIENT = "import nvflare.app_common.executors.client_api.session.trainer_pipe as p; p.HANDSHAKE_TIMEOUT = 2.0"
+IMPATIENT = "import nvflare.app_common.executors.client_api.session.channel as c; c.HANDSHAKE_TIMEOUT = 2.0"
 
 
 def run_stranger(config, prepare: str = "") -> str:

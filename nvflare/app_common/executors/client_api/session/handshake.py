@@ -34,15 +34,15 @@ from logging import Logger
 from typing import Callable, Optional
 
 import nvflare
+from nvflare.app_common.executors.client_api.session.limits import (
+    MAX_BYTES,
+    MAX_TEXT,
+    STRANGERS_INTERVAL,
+    STRANGERS_LOGGED,
+)
 from nvflare.app_common.executors.client_api.session.seals import SessionKey
 
-PROTOCOL_VERSION = 2
-# Bytes that either side may say before a proof, and characters in each text of it.
-MAX_BYTES = 4096
-MAX_TEXT = 256
-# So many strangers are logged one by one, and from then on one line tells of all in so many seconds.
-STRANGERS_LOGGED = 5
-STRANGERS_INTERVAL = 10.0
+PROTOCOL_VERSION = 3
 
 _HELLO_TYPES = {"protocol": int, "nonce": str, "rank": str, "pid": int, "host": str, "nvflare": str, "proof": str}
 

@@ -31,8 +31,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Iterable, List, NamedTuple
 
-# More than this is in no file of ours (bytes).
-MAX_FILE_BYTES = 1 << 20
+from nvflare.app_common.executors.client_api.session.limits import MAX_FILE_BYTES
+
 # What a file is named while it is being written; random letters and the owner follow.
 TEMP_PREFIX = ".client_api_"
 

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Iterable, Iterator, List, Optional
 
 from nvflare.apis.fl_constant import FLMetaKey
+from nvflare.app_common.executors.client_api.session.limits import MAX_DEPTH
 from nvflare.app_common.executors.client_api.session.private_files import (
     FileRefused,
     create_private,
@@ -46,8 +47,6 @@ RANKS_FILES = "client_api_ranks_*.json"
 # What the ranks of a launch have in common, and two launches at a time have not.
 _LAUNCH_VARIABLES = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_STEP_ID")
 
-# Folders between a workspace, or one with several, and a job's folder.
-_MAX_DEPTH = 5
 _APP_PREFIX = "app_"
 
 
@@ -79,7 +78,7 @@ def find_files(workspace: str, name: str, job: Optional[str] = None, site: Optio
         site: only of this site: the app's folder is named after it.
     """
     found = []
-    for app in _find_apps(Path(os.path.realpath(workspace)), _MAX_DEPTH):
+    for app in _find_apps(Path(os.path.realpath(workspace)), MAX_DEPTH):
         if (job is None or app.parent.name == job) and (site is None or app.name == _APP_PREFIX + site):
             path = app / "config" / name
             try:

@@ -35,11 +35,10 @@ import struct
 import threading
 from typing import Iterable, List, Union
 
+from nvflare.app_common.executors.client_api.session.limits import WINDOW
+
 Buffer = Union[bytes, bytearray, memoryview]
 Payload = Union[None, Buffer, List[Buffer]]
-
-# Messages may overtake each other, and be sent again, among so many.
-WINDOW = 1 << 16
 
 _NUMBER = struct.Struct(">Q")
 _TAG_SIZE = hashlib.sha256().digest_size

@@ -24,6 +24,7 @@ import time
 import weakref
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import Dict, List, Optional
 
 from nvflare.apis.dxo import DXO
@@ -39,9 +40,13 @@ from nvflare.app_common.executors.client_api.formats.log_lines import log_to_out
 from nvflare.app_common.executors.client_api.formats.result_converter import ResultConverter
 from nvflare.app_common.executors.client_api.formats.sendable import record_fields
 from nvflare.app_common.executors.client_api.owner_process import OwnerProcess
-from nvflare.app_common.executors.client_api.session.pipe_reader import TrainerPipeHandler
-from nvflare.app_common.executors.client_api.session.trainer_cell import load_only_tcp_driver
-from nvflare.app_common.executors.client_api.session.trainer_pipe import METRICS, TASK, MessageRefused, TrainerPipe
+from nvflare.app_common.executors.client_api.session.channel import ENDS, METRICS, TASK, Channel, MessageRefused
+from nvflare.app_common.executors.client_api.session.limits import (
+    GOODBYE_TIMEOUT,
+    MAX_PENDING_METRICS,
+    METRICS_BATCH,
+    METRICS_FLUSH_TIMEOUT,
+)
 from nvflare.app_common.executors.client_api.waiting import WaitableSignal
 from nvflare.client.flare_agent import RC, AgentClosed, CallStateError, Task, _TaskContext
 from nvflare.client.flare_agent_with_fl_model import FlareAgentWithFLModel
@@ -49,14 +54,6 @@ from nvflare.fuel.utils.class_loader import load_class
 from nvflare.fuel.utils.log_utils import get_obj_logger
 from nvflare.fuel.utils.pipe.pipe import Message, Pipe, Topic
 from nvflare.security.logging import secure_format_exception
-
-# Log records in one message, and that may wait for being sent.
-METRICS_BATCH = 500
-MAX_PENDING_METRICS = 10_000
-# Seconds that a result waits for the log records before it, and the end of the script for the last ones.
-METRICS_FLUSH_TIMEOUT = 30.0
-# Seconds that a trainer which leaves waits for the job to take note.
-GOODBYE_TIMEOUT = 1.0
 
 
 def trainer_end(end_class: str, log_levels: Optional[Dict[str, int]] = None, **arguments) -> Pipe:
@@ -95,10 +92,11 @@ def create_record(tag: str, **fields) -> DXO:
 
 
 class TrainerAgent(FlareAgentWithFLModel):
-    def __init__(self, pipe: TrainerPipe, **kwargs):
+    def __init__(self, pipe: Channel, **kwargs):
         to_nvflare = ResultConverter(kwargs.pop("to_nvflare_converter", None))
         super().__init__(pipe=pipe, to_nvflare_converter=to_nvflare, **{**kwargs, "heartbeat_timeout": 0})
-        self.pipe_handler = TrainerPipeHandler(pipe, pipe.heartbeat_interval, pipe.heartbeat_timeout)
+        self.pipe_handler = None  # nvflare's, which polls: the channel brings what arrives
+        pipe.on_message, pipe.on_lost = self._take, partial(self._end_session, is_lost=True)
         self._owner = OwnerProcess()
         self.is_job_lost = False  # the session has ended, and not because the job said so
         self._end = WaitableSignal()  # of the session; its value tells why
@@ -111,30 +109,36 @@ class TrainerAgent(FlareAgentWithFLModel):
         Raises:
             HandshakeError: the job cannot be reached or does not take this trainer.
         """
-        load_only_tcp_driver(self.pipe.root_url)
         self.pipe.open()
         try:
             self.pipe.greet()
         except Exception:
             self.pipe.close()
             raise
-        self.pipe_handler.set_status_cb(self._status_cb, pipe_handler=self.pipe_handler, channel=self.pipe.channel)
-        self.pipe_handler.start()
+        self.pipe.watch()
         # Cells have threads that are no daemons, and Python joins such threads before it runs what atexit was given:
         # without this they would keep a script that is done. As concurrent.futures does for its own threads.
         # A resident trainer joins many jobs, and must not keep the agents of all.
         stop = weakref.WeakMethod(self.stop)
         threading._register_atexit(lambda: (stop() or (lambda: None))())
 
-    def _status_cb(self, msg: Message, pipe_handler, channel) -> None:
-        # Runs on the reader's thread, which ends with this message: the pipe is closed by stop().
-        self.logger.info(f"the job has ended this session: {msg.data}")
+    def _take(self, msg: Message) -> None:
+        if msg.topic in ENDS:
+            self._end_session(msg.data, is_lost=msg.topic == Topic.PEER_GONE)
+        elif msg.topic == TASK:
+            self.pipe.inbox.put(msg)
+
+    def _end_session(self, why: str, is_lost: bool) -> None:
+        # Runs on a thread of the channel, which is closed by stop().
+        if self._end.triggered:
+            return
+        self.logger.info(f"the job has ended this session: {why}")
         self.asked_to_stop = True
-        self.is_job_lost = msg.topic == Topic.PEER_GONE
-        self._end.trigger(msg.data)
-        if self.is_job_lost:
-            self.pipe.gone.trigger(msg.data)
-        pipe_handler.stop(close_pipe=False)
+        self.is_job_lost = is_lost
+        self._end.trigger(why)
+        if is_lost:
+            self.pipe.gone.trigger(why)
+        self.pipe.inbox.put(None)  # wakes get_task()
 
     def stop(self, reason: str = "the trainer has left") -> None:
         """Sends what was logged and leaves the session, with a reason that the job gets to read. Idempotent.
@@ -149,7 +153,7 @@ class TrainerAgent(FlareAgentWithFLModel):
             with suppress(MessageRefused):  # the job has another trainer now
                 self.pipe.send(Message.new_request(Topic.END, reason), GOODBYE_TIMEOUT)
         self.asked_to_stop = True
-        self.pipe_handler.stop(close_pipe=False)
+        self.pipe.inbox.put(None)
         self.pipe.close()
 
     def get_task(self, timeout: Optional[float] = None) -> Optional[Task]:
@@ -164,11 +168,12 @@ class TrainerAgent(FlareAgentWithFLModel):
             raise CallStateError("application called get_task while the current task is not processed")
         while not self.asked_to_stop:
             remaining = None if deadline is None else deadline - time.monotonic()
-            request = self.pipe_handler.get_next(remaining)
+            request = self.pipe.receive(remaining)
             if request is not None:
                 return self._accept(request)
             if remaining is not None and remaining <= 0:
                 return None
+        self.pipe.inbox.put(None)  # for whoever else waits
         raise AgentClosed(f"the session with the job has ended: {self._end.value}")
 
     def _accept(self, request: Message) -> Task:
@@ -219,7 +224,7 @@ class TrainerAgent(FlareAgentWithFLModel):
 class _MetricsSender:
     """Sends log records in order, in batches, each acknowledged before the next."""
 
-    def __init__(self, pipe: TrainerPipe, end: Signal):
+    def __init__(self, pipe: Channel, end: Signal):
         self.logger = get_obj_logger(self)
         self._pipe = pipe
         self._end = end

@@ -17,13 +17,11 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 
+from nvflare.app_common.executors.client_api.session.limits import FRAME_THREADS
 from nvflare.fuel.f3 import communicator
 from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.comm_config import CommConfigurator
 from nvflare.fuel.f3.drivers.tcp_driver import TcpDriver
-
-# Threads that take in what arrives.
-FRAME_THREADS = 3
 
 
 def load_only_tcp_driver(url: str) -> None:

@@ -14,14 +14,15 @@
 
 """The CJ's end of a session with one trainer: its state, the handshake, and the exchange of tasks and results.
 
-A session is one trainer, whoever owns its process, and has one state. Three kinds of threads meet here: the executor's
-task thread (sends a task, waits for its result), the pipe's reader (brings results and the end of the session), and the
-cell's threads (bring the trainer's HELLO and its metrics). All state is under one condition, and all waits are on it.
+A session is one trainer, whoever owns its process, and has one state. Two kinds of threads meet here: the executor's
+task thread, which sends a task and waits for its result, and those of the channel, which bring the trainer's HELLO, its
+log records, results and the end. All state is under one condition, and all waits are on it.
 """
 
 import threading
 import time
 import uuid
+from dataclasses import dataclass
 from enum import Enum
 from typing import Callable, Optional, Union
 
@@ -35,6 +36,7 @@ from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
 from nvflare.app_common.executors.client_api.arrays.traffic import Traffic
 from nvflare.app_common.executors.client_api.backend_spec import TrainerError
 from nvflare.app_common.executors.client_api.outside_text import clip_cause, told_by_script
+from nvflare.app_common.executors.client_api.session.channel import ENDS, METRICS, TASK, Channel, MessageRefused
 from nvflare.app_common.executors.client_api.session.handshake import (
     Handshake,
     HandshakeError,
@@ -42,14 +44,10 @@ from nvflare.app_common.executors.client_api.session.handshake import (
     unpack,
     without_proof,
 )
-from nvflare.app_common.executors.client_api.session.pipe_reader import TrainerPipeHandler
-from nvflare.app_common.executors.client_api.session.trainer_pipe import TASK, MessageRefused, TrainerPipe
+from nvflare.app_common.executors.client_api.session.limits import END_TIMEOUT
 from nvflare.app_common.executors.client_api.waiting import soonest_limit, wait_until
 from nvflare.app_common.executors.task_exchanger import TaskExchanger
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
-
-# Seconds that the trainer gets to acknowledge that the session ends.
-END_TIMEOUT = 1.5
 
 
 class SessionState(Enum):
@@ -74,10 +72,18 @@ _MOVES = {
 }
 
 
+@dataclass
+class _TaskInHand:
+    msg_id: str
+    reply: Optional[Message] = None
+    is_over: bool = False  # nobody waits for a result any more
+    is_answered: bool = False  # by a result, in time or not: the trainer is not busy with it
+
+
 class TrainerSession(TaskExchanger):
     def __init__(
         self,
-        pipe: TrainerPipe,
+        pipe: Channel,
         name: str,
         task_wait_timeout: Optional[float],
         result_wait_timeout: Optional[float],
@@ -89,34 +95,34 @@ class TrainerSession(TaskExchanger):
         """Initializes a session; it is not open for a trainer before `open()`.
 
         Args:
-            pipe (TrainerPipe): the CJ's end of the pipe, not opened; it is the session's from now on.
+            pipe (Channel): the CJ's end, not opened; it is the session's from now on.
             name (str): of the session, for the log.
             task_wait_timeout (float, optional): seconds in which the trainer must have a task.
             result_wait_timeout (float, optional): seconds, from the hand-over of the task too, to its result.
             on_metrics (Callable): takes each log record of the trainer, in order.
-            find_death (Callable, optional): see TrainerPipeHandler.
+            find_death (Callable, optional): asked while the trainer is silent, with the seconds of its silence; returns
+                why it is dead, or "". Default: after the heartbeat timeout it is.
             on_state (Callable, optional): told of each new state, on the thread that changed it; must return soon.
             on_bad_proof (Callable, optional): told how many wrong proofs there were; must return soon.
         """
         super().__init__(pipe_id="", heartbeat_timeout=None)
+        self._name = name
         self._limits = {"task_wait_timeout": task_wait_timeout, "result_wait_timeout": result_wait_timeout}
         self.pipe = pipe
-        self.pipe_handler = TrainerPipeHandler(pipe, pipe.heartbeat_interval, pipe.heartbeat_timeout, find_death)
+        self.pipe.on_hello, self.pipe.on_message, self.pipe.on_lost = self._handle_hello, self._take, self.lose
+        self.pipe.find_death = find_death or self.pipe.find_death
         self.state = SessionState.CREATED
         self.cause = ""  # why the session has ended, once it has
         self.trainer = {}  # what the trainer told of itself in its HELLO
         self.joined_at: Optional[float] = None  # on the monotonic clock
-        self._session_name = name
+        self.traffic = Traffic()
         self._on_metrics = on_metrics
         self._on_state = on_state
         self._on_bad_proof = on_bad_proof
         self._bad_proofs = 0
         self._changed = threading.Condition()
         self._since = time.monotonic()
-        self._request: Optional[Message] = None  # the task in hand
-        self._reply: Optional[Message] = None
-        self._unanswered = ""  # id of the last task while the trainer may be busy with it, aborted or not
-        self.traffic = Traffic()
+        self._task: Optional[_TaskInHand] = None  # the last one
 
     def open(self) -> None:
         """Connects the pipe and begins to wait for a trainer.
@@ -124,16 +130,12 @@ class TrainerSession(TaskExchanger):
         Raises:
             TrainerError: the cellnet cannot be reached.
         """
-        self.pipe.on_hello = self._handle_hello
-        self.pipe.on_metrics = self._handle_metrics
-        self.pipe_handler.set_message_cb(self._handle_reply)
-        self.pipe_handler.set_status_cb(self._handle_status)
+        self._move(SessionState.WAITING, "open for a trainer")
         try:
             self.pipe.open()
         except HandshakeError as e:
             raise TrainerError(str(e)) from e
-        self.pipe_handler.start()
-        self._move(SessionState.WAITING, "open for a trainer")
+        self.pipe.watch()
 
     def wait_ready(self, abort_signal: Optional[Signal] = None, timeout: Optional[float] = None) -> bool:
         """Waits (`timeout` in seconds; None: no limit) for a trainer that has joined; tells whether there is one.
@@ -155,53 +157,51 @@ class TrainerSession(TaskExchanger):
         task_id = shareable.get_header(FLContextKey.TASK_ID) or str(uuid.uuid4())
         shareable.set_header(FLContextKey.TASK_ID, task_id)
         shareable.set_header(FLContextKey.TASK_NAME, task_name)
+        # The message has an id of its own: the same task may be sent twice, to two trainers.
+        request = Message.new_request(TASK, task)
         with self._changed:
             self._raise_if_ended()
-            # The message has an id of its own: the same task may be sent twice, to two trainers.
-            self._request, self._reply = Message.new_request(TASK, task), None
-            self._unanswered = self._request.msg_id
+            in_hand = self._task = _TaskInHand(request.msg_id)
         self._move(SessionState.BUSY, f"task {task_name!r} {task_id}")
         try:
-            return self._exchange(self._request, abort_signal)
+            return self._exchange(request, in_hand, abort_signal)
         finally:
             with self._changed:
-                self._request = self._reply = None
+                in_hand.is_over, in_hand.reply = True, None
             self._move(SessionState.READY, "the task is over")
 
-    def _exchange(self, request: Message, abort_signal: Signal) -> Shareable:
-        size, limit = array_bytes(request.data), soonest_limit(**self._limits)
-        start = time.monotonic()
-        try:
-            was_sent = self.pipe.send(request, limit.seconds, abort_signal)
-        except ArrayRefused as e:
-            raise TrainerError(f"the task cannot be handed over: {e}") from e
-        except MessageRefused as e:
-            raise TrainerError(f"the trainer cannot take the task: {told_by_script(str(e))}") from e
-        self.traffic.count_task(size, time.monotonic() - start)
+    def _exchange(self, request: Message, task: _TaskInHand, abort_signal: Signal) -> Shareable:
+        size, start = array_bytes(request.data), time.monotonic()
+        limit = soonest_limit(**self._limits)
+        was_sent = self._hand_over(request, limit.seconds, abort_signal)
         taken = time.monotonic()
-        if not was_sent and not abort_signal.triggered:
-            with self._changed:
-                # The reason, if there is one, is in line behind what the trainer sent; that may be the result, and only
-                # the acknowledgement of the task was lost with the trainer.
-                in_line = END_TIMEOUT if self.pipe.gone.triggered else 0
-                wait_until(self._changed, lambda: self._reply or self.has_ended, abort_signal, in_line)
-                if self._reply is None:
-                    self._raise_if_ended()
-                    raise TrainerError(f"the trainer did not accept the task in {limit}")
-        limit = soonest_limit(result_wait_timeout=self._limits["result_wait_timeout"])
+        self.traffic.count_task(size, taken - start)
         with self._changed:
+            # A trainer that is lost may have sent the result before, and only its word that it has the task is missing.
+            if not was_sent and not task.reply and not abort_signal.triggered:
+                self._raise_if_ended()
+                raise TrainerError(f"the trainer did not accept the task in {limit}")
+            limit = soonest_limit(result_wait_timeout=self._limits["result_wait_timeout"])
             in_time = wait_until(
-                self._changed, lambda: self._reply or self.has_ended, abort_signal, limit.remaining(start)
+                self._changed, lambda: task.reply or self.has_ended, abort_signal, limit.remaining(start)
             )
-            if self._reply is None:
+            if task.reply is None:
                 self._raise_if_ended()
             if not in_time:
                 raise TrainerError(f"the trainer sent no result in {limit}")
-            result = self._reply.data
+            result = task.reply.data
         if not isinstance(result, Shareable):
             raise TrainerError(f"the result must be a Shareable, but is {type(result)}")
         self.traffic.count_result(result, time.monotonic() - taken)
         return result
+
+    def _hand_over(self, request: Message, timeout: Optional[float], abort_signal: Signal) -> bool:
+        try:
+            return self.pipe.send(request, timeout, abort_signal)
+        except ArrayRefused as e:
+            raise TrainerError(f"the task cannot be handed over: {e}") from e
+        except MessageRefused as e:
+            raise TrainerError(f"the trainer cannot take the task: {told_by_script(str(e))}") from e
 
     def stats(self) -> dict:
         """What an administrator should see: state, sign of life, traffic."""
@@ -223,26 +223,25 @@ class TrainerSession(TaskExchanger):
 
     def lose(self, cause: str) -> None:
         """Ends the session because its trainer is gone; what the trainer had sent before still counts."""
-        self.pipe.gone.trigger(cause)
-        self.pipe.post(Topic.PEER_GONE, cause)
+        self._move(SessionState.LOST, "the trainer is gone", cause=cause)
+        self.pipe.gone.trigger(cause)  # also if it was told to end
 
     def close(self) -> None:
         """Releases the pipe and its threads. Idempotent."""
         self._move(SessionState.CLOSED, "closed", cause="the session is closed")
-        self.pipe_handler.stop(close_pipe=False)
         self.pipe.close()
 
     def heartbeat_age(self) -> float:
         """Seconds since the trainer was last heard of."""
-        return time.monotonic() - self.pipe_handler.last_heard
+        return time.monotonic() - self.pipe.last_heard
 
-    # Called by the cell's and the reader's threads
+    # Called by the channel's threads
 
     def _handle_hello(self, data: bytes, sender: str) -> bytes:
         hello, handshake = unpack(data), self.pipe.handshake_with(str(sender))
         reason = self._reject_reason(hello, handshake)
         if reason:
-            self.pipe.strangers.refuse(f"{sender} in session {self._session_name}: {reason}")
+            self.pipe.strangers.refuse(f"{sender} in session {self._name}: {reason}")
             return pack({"reject": reason})
         return pack(handshake.welcome(hello))
 
@@ -255,7 +254,7 @@ class TrainerSession(TaskExchanger):
             return fault
         claim = without_proof(hello)
         with self._changed:
-            if self.trainer == claim and self.pipe.peer_fqcn == sender:
+            if self.trainer == claim and self.pipe.peer == sender:
                 return ""  # the answer was lost, and the trainer asks again
             if self.trainer:
                 joined = f"process {self.trainer.get('pid')} on {self.trainer.get('host')} has joined this session"
@@ -268,25 +267,28 @@ class TrainerSession(TaskExchanger):
         self._move(SessionState.READY, f"process {claim['pid']} on {claim['host']} has joined")
         return ""
 
-    def _handle_metrics(self, records: list) -> None:
-        for record in records:
-            self._on_metrics(record)
+    def _take(self, msg: Message) -> None:
+        if msg.topic in ENDS:
+            self.lose(clip_cause(told_by_script(str(msg.data))))
+        elif msg.topic == METRICS:
+            if not isinstance(msg.data, list) or not all(isinstance(record, DXO) for record in msg.data):
+                raise MessageRefused(f"malformed {METRICS}")
+            for record in msg.data:
+                self._on_metrics(record)
+        else:
+            self._take_reply(msg)
 
-    def _handle_reply(self, msg: Message) -> None:
+    def _take_reply(self, msg: Message) -> None:
         with self._changed:
-            if msg.req_id == self._unanswered:
-                self._unanswered = ""
-            if self._request is None or msg.req_id != self._request.msg_id or self._reply is not None:
-                self.logger.warning(f"session {self._session_name}: dropped a result: its task is over or not of here")
-            else:
-                self._reply = msg
+            task = self._task
+            is_of_task = task is not None and msg.req_id == task.msg_id
+            if is_of_task and not task.is_over and not task.is_answered:
+                task.reply = msg
                 self._changed.notify_all()
-
-    def _handle_status(self, msg: Message) -> None:
-        # All but the end of the process, which this side has seen, are the trainer's own words.
-        cause = str(msg.data) if msg.topic == Topic.PEER_GONE else clip_cause(told_by_script(str(msg.data)))
-        self.pipe.gone.trigger(cause)  # a task may still be on its way
-        self._move(SessionState.LOST, "the trainer is gone", cause=cause)
+            else:
+                self.logger.warning(f"session {self._name}: dropped a result: its task is over or not of here")
+            if is_of_task:
+                task.is_answered = True
 
     # State
 
@@ -297,7 +299,7 @@ class TrainerSession(TaskExchanger):
     @property
     def is_idle(self) -> bool:
         """Whether the trainer waits for its next task."""
-        return self.state is SessionState.READY and not self._unanswered
+        return self.state is SessionState.READY and (self._task is None or self._task.is_answered)
 
     def _raise_if_ended(self) -> None:
         if self.has_ended:
@@ -310,10 +312,12 @@ class TrainerSession(TaskExchanger):
                 return False
             old, self.state = self.state, state
             self.cause = self.cause or cause
+            if state is SessionState.LOST:
+                self.pipe.gone.trigger(cause)  # in one step: whoever waits for the one finds the other
             now = time.monotonic()
             elapsed, self._since = now - self._since, now
             self._changed.notify_all()
-        self.logger.info(f"session {self._session_name}: {old.value} -> {state.value} after {elapsed:.2f} s: {why}")
+        self.logger.info(f"session {self._name}: {old.value} -> {state.value} after {elapsed:.2f} s: {why}")
         if self._on_state:
             self._on_state(state)
         return True
