@@ -25,8 +25,7 @@ once something was logged.
 import threading
 import time
 import uuid
-from collections import deque
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, List, NamedTuple, Optional
 
 from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE
 from nvflare.apis.dxo import DXO
@@ -35,18 +34,15 @@ from nvflare.apis.fl_constant import EventScope, FedEventHeader, FLContextKey, R
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.waiting import TaskAborted, wait_until
+from nvflare.app_common.executors.client_api.server.ordered_sender import OrderedSender
 from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
 from nvflare.app_common.widgets.streaming import AnalyticsReceiver
 from nvflare.fuel.f3.cellnet.defs import CellChannel
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.utils.log_utils import get_obj_logger
-from nvflare.security.logging import secure_format_exception
 from nvflare.widgets.fed_event import FED_EVENT_TOPIC
 
-# A script that logs faster than the server takes records waits here, instead of filling the memory.
-MAX_PENDING_RECORDS = 10_000
 # Seconds until the server must have acknowledged one event; a second attempt carries the same timestamp, so that the
 # server takes the event once, however late the first one arrives.
 ACK_TIMEOUT = 5.0
@@ -97,7 +93,7 @@ def _listens(events) -> bool:
 
 
 class AnalyticsRelay:
-    """An ordered queue of log records with one delivering thread."""
+    """Hands log records on, each when the one before has been delivered."""
 
     def __init__(self, fire: Callable[[DXO], None], warning: str = "", is_held: bool = False):
         """Initializes the relay; no thread is started yet.
@@ -109,83 +105,47 @@ class AnalyticsRelay:
         """
         self.logger = get_obj_logger(self)
         self.sent = 0  # acknowledged by the server
-        self.dropped = 0  # not delivered, and never will be
+        self._unacknowledged = 0
         self._fire = fire
         self._warning = warning
         # Marks an event that this relay sends; FedEventRunner takes only those with "out", other relays their own.
         self._direction = f"relay {uuid.uuid4()}"
-        self._changed = threading.Condition()
-        self._records = deque()  # the record at the left is in the thread's hands
-        self._closed = False
-        self._is_held = is_held
-        self._thread: Optional[threading.Thread] = None
+        self._records = OrderedSender(self._deliver, is_held=is_held)
+
+    @property
+    def dropped(self) -> int:
+        """How many records were not delivered, and never will be."""
+        return self._records.dropped + self._unacknowledged
 
     def submit(self, record: DXO) -> None:
-        """Takes one record of `flare.log`; waits only while MAX_PENDING_RECORDS are pending."""
-        with self._changed:
-            wait_until(self._changed, lambda: self._closed or len(self._records) < MAX_PENDING_RECORDS)
-            if self._closed:
-                self.dropped += 1
-                return
-            self._records.append(record)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._deliver, name="client_api_analytics", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+        """Takes one record of `flare.log`; see OrderedSender.put."""
+        self._records.put(record)
 
     def flush(self, abort_signal: Optional[Signal] = None, timeout: float = FLUSH_TIMEOUT) -> bool:
         """Waits (at most `timeout` seconds) until all records taken so far are delivered; tells whether they are."""
-        self.release()
-        with self._changed:
-            try:
-                delivered = wait_until(self._changed, lambda: not self._records, abort_signal, timeout)
-            except TaskAborted:
-                return False
-            if not delivered:
-                self.logger.warning(f"{len(self._records)} log records still wait for their delivery after {timeout} s")
-            return delivered
+        return self._records.flush(timeout, abort_signal)
 
     def close(self) -> None:
         """Delivers what is pending (at most CLOSE_TIMEOUT seconds), ends the thread and reports what was lost."""
-        if self._thread is not None:
-            self.flush(timeout=CLOSE_TIMEOUT)
-        with self._changed:
-            self._closed = True
-            self.dropped += len(self._records)
-            self._records.clear()
-            self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join(ACK_TIMEOUT * SEND_ATTEMPTS)
+        self._records.close(CLOSE_TIMEOUT, ACK_TIMEOUT * SEND_ATTEMPTS)
         if self.dropped:
             self.logger.warning(f"{self.dropped} log records could not be delivered ({self.sent} were)")
 
-    def _deliver(self) -> None:
+    def _deliver(self, records: List[DXO]) -> bool:
         if self._warning:
             self.logger.warning(self._warning)
-        while True:
-            with self._changed:
-                wait_until(self._changed, lambda: self._closed or (self._records and not self._is_held))
-                if self._closed:
-                    return
-                record = self._records[0]
-            try:
-                self._fire(record)
-            except Exception as e:  # the top of a thread: one bad record must not end it
-                self.logger.error(f"a log record was dropped: {secure_format_exception(e)}")
-                self.dropped += 1
-            with self._changed:
-                if self._records:
-                    self._records.popleft()
-                self._changed.notify_all()
+            self._warning = ""
+        for record in records:
+            self._fire(record)
+        return True
+
+    def release(self) -> None:
+        """Begins to deliver."""
+        self._records.release()
 
     def claim(self, event_data: Shareable) -> None:
         """Marks the data of an event, so that a federated event with it is sent from here and not by FedEventRunner."""
         event_data.set_header(FedEventHeader.DIRECTION, self._direction)
-
-    def release(self) -> None:
-        with self._changed:
-            self._is_held = False
-            self._changed.notify_all()
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Sends a federated event that was claimed; returns when the server has it, or has not."""
@@ -200,7 +160,7 @@ class AnalyticsRelay:
             if self._send(event_type, data, fl_ctx):
                 self.sent += 1
             else:
-                self.dropped += 1
+                self._unacknowledged += 1
 
     def _send(self, event_type: str, data: Shareable, fl_ctx: FLContext) -> bool:
         # A copy: to a listener at the site, an event with this site as its peer would be one of another site.

@@ -22,7 +22,6 @@ trainer's process only. Log records are sent in batches by a thread of their own
 import threading
 import time
 import weakref
-from collections import deque
 from contextlib import suppress
 from functools import partial
 from typing import Dict, List, Optional
@@ -30,7 +29,6 @@ from typing import Dict, List, Optional
 from nvflare.apis.dxo import DXO
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.shareable import Shareable
-from nvflare.apis.signal import Signal
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo
 from nvflare.app_common.executors.client_api.arrays import exchange, progress
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
@@ -40,20 +38,14 @@ from nvflare.app_common.executors.client_api.formats.log_lines import log_to_out
 from nvflare.app_common.executors.client_api.formats.result_converter import ResultConverter
 from nvflare.app_common.executors.client_api.formats.sendable import record_fields
 from nvflare.app_common.executors.client_api.owner_process import OwnerProcess
+from nvflare.app_common.executors.client_api.server.ordered_sender import OrderedSender
 from nvflare.app_common.executors.client_api.session.channel import ENDS, METRICS, TASK, Channel, MessageRefused
-from nvflare.app_common.executors.client_api.session.limits import (
-    GOODBYE_TIMEOUT,
-    MAX_PENDING_METRICS,
-    METRICS_BATCH,
-    METRICS_FLUSH_TIMEOUT,
-)
+from nvflare.app_common.executors.client_api.session.limits import GOODBYE_TIMEOUT, RECORDS_BATCH, RECORDS_FLUSH_TIMEOUT
 from nvflare.app_common.executors.client_api.waiting import WaitableSignal
 from nvflare.client.flare_agent import RC, AgentClosed, CallStateError, Task, _TaskContext
 from nvflare.client.flare_agent_with_fl_model import FlareAgentWithFLModel
 from nvflare.fuel.utils.class_loader import load_class
-from nvflare.fuel.utils.log_utils import get_obj_logger
 from nvflare.fuel.utils.pipe.pipe import Message, Pipe, Topic
-from nvflare.security.logging import secure_format_exception
 
 
 def trainer_end(end_class: str, log_levels: Optional[Dict[str, int]] = None, **arguments) -> Pipe:
@@ -100,7 +92,7 @@ class TrainerAgent(FlareAgentWithFLModel):
         self._owner = OwnerProcess()
         self.is_job_lost = False  # the session has ended, and not because the job said so
         self._end = WaitableSignal()  # of the session; its value tells why
-        self._metrics = _MetricsSender(pipe, self._end)
+        self._records = OrderedSender(self._send_records, RECORDS_BATCH)
         self._accepted_at = 0.0  # the current task, on the monotonic clock
 
     def start(self) -> None:
@@ -147,7 +139,9 @@ class TrainerAgent(FlareAgentWithFLModel):
         """
         if not self._owner.is_here:
             return
-        self._metrics.close()
+        self._records.close(RECORDS_FLUSH_TIMEOUT)
+        if self._records.dropped:
+            self.logger.warning(f"{self._records.dropped} log records did not reach the job")
         if self.pipe.is_attached and not self.asked_to_stop:
             # Nobody watches this process: without a word the job would notice only by the missing heartbeats.
             with suppress(MessageRefused):  # the job has another trainer now
@@ -198,7 +192,7 @@ class TrainerAgent(FlareAgentWithFLModel):
             self.logger.error("there is no current task to send a result for")
             return False
         trained = time.monotonic() - self._accepted_at
-        self._metrics.flush()
+        self._records.flush(RECORDS_FLUSH_TIMEOUT)
         reply = Message.new_reply(TASK, self.task_result_to_shareable(result, rc), task.msg_id)
         reply.data.set_header(TRAIN_SECONDS, trained)
         try:
@@ -218,74 +212,11 @@ class TrainerAgent(FlareAgentWithFLModel):
 
     def log(self, record: DXO) -> bool:
         """Takes one log record; it is sent soon, and before the result of the current task."""
-        return self._metrics.put(record)
+        return self._records.put(record)
 
-
-class _MetricsSender:
-    """Sends log records in order, in batches, each acknowledged before the next."""
-
-    def __init__(self, pipe: Channel, end: Signal):
-        self.logger = get_obj_logger(self)
-        self._pipe = pipe
-        self._end = end
-        self._changed = threading.Condition()
-        self._records = deque()
-        self._closed = False
-        self._thread: Optional[threading.Thread] = None
-
-    def put(self, record: DXO) -> bool:
-        with self._changed:
-            # The thread goes on whatever becomes of a batch, and closes this when the job is gone.
-            self._changed.wait_for(lambda: self._closed or len(self._records) < MAX_PENDING_METRICS)
-            if self._closed:
-                return False
-            if self._thread is None:
-                thread = threading.Thread(target=self._send_all, name="client_api_metrics", daemon=True)
-                thread.start()
-                self._thread = thread
-            self._records.append(record)
-            self._changed.notify_all()
-            return True
-
-    def flush(self) -> bool:
-        with self._changed:
-            return self._changed.wait_for(lambda: self._closed or not self._records, METRICS_FLUSH_TIMEOUT)
-
-    def close(self) -> None:
-        self.flush()
-        with self._changed:
-            if self._records:
-                self.logger.warning(f"{len(self._records)} log records did not reach the job")
-            self._closed = True
-            self._changed.notify_all()
-
-    def _send_all(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._records)
-                if self._closed:
-                    return
-                batch: List[DXO] = list(self._records)[:METRICS_BATCH]
-            sent = self._send(batch)
-            with self._changed:
-                for _ in batch:
-                    self._records.popleft()
-                if not sent:  # the job is gone
-                    self.logger.warning(f"{len(batch) + len(self._records)} log records did not reach the job")
-                    self._records.clear()
-                    self._closed = True
-                self._changed.notify_all()
-
-    def _send(self, batch: List[DXO]) -> bool:
-        """Tells whether the job is there; a record that it cannot have is dropped, and keeps none of the others."""
+    def _send_records(self, batch: List[DXO]) -> bool:
         message = Message.new_request(METRICS, batch)
-        try:
-            if self._pipe.send(message, abort_signal=self._end):
-                return True
-            # A job that has told the end takes what is logged until it closes its end of the pipe.
-            return self._end.triggered and self._pipe.send(message, GOODBYE_TIMEOUT)
-        except Exception as e:  # the top of a thread: what the check of a record cannot know must not end it
-            if len(batch) > 1:
-                return all(self._send([record]) for record in batch)
-            self.logger.error(f"a log record was dropped: {secure_format_exception(e)}")
-            return True
+        # A job that has told the end takes what is logged until it closes its end of the channel.
+        return self.pipe.send(message, abort_signal=self._end) or (
+            self._end.triggered and self.pipe.send(message, GOODBYE_TIMEOUT)
+        )

@@ -19,7 +19,7 @@ import threading
 import pytest
 
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.server import analytics
+from nvflare.app_common.executors.client_api.server import analytics, ordered_sender
 from nvflare.app_common.executors.client_api.server.analytics import AnalyticsRelay
 
 
@@ -112,7 +112,7 @@ class TestDelivery:
 
 class TestBackPressure:
     def test_submit_waits_while_too_many_are_pending(self, relay, server, monkeypatch):
-        monkeypatch.setattr(analytics, "MAX_PENDING_RECORDS", 10)
+        monkeypatch.setattr(ordered_sender, "MAX_PENDING_RECORDS", 10)
         server.open.clear()
         submitted = []
         full = threading.Event()
@@ -136,7 +136,7 @@ class TestBackPressure:
         assert relay.dropped == 0
 
     def test_close_frees_who_waits(self, relay, server, monkeypatch):
-        monkeypatch.setattr(analytics, "MAX_PENDING_RECORDS", 1)
+        monkeypatch.setattr(ordered_sender, "MAX_PENDING_RECORDS", 1)
         monkeypatch.setattr(analytics, "CLOSE_TIMEOUT", 0.1)
         monkeypatch.setattr(analytics, "ACK_TIMEOUT", 0.1)
         server.open.clear()

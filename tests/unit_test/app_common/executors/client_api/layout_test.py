@@ -33,7 +33,7 @@ BELOW = {
     "server": {"arrays"},
     "process": {"formats"},
     "script": {"formats", "arrays"},
-    "session": {"formats", "arrays"},
+    "session": {"formats", "arrays", "server"},
     "migration": {"formats"},
 }
 # Whatever has nvflare has these, too; the others only in the processes of a job that uses tensors.

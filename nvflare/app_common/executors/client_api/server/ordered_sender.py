@@ -1,0 +1,128 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Sends log records in order, on a thread of its own: those of a trainer to its job, those of a job to the server."""
+
+import threading
+from collections import deque
+from itertools import islice
+from typing import Any, Callable, Optional
+
+from nvflare.apis.signal import Signal
+from nvflare.app_common.executors.client_api.waiting import TaskAborted, wait_until
+from nvflare.fuel.utils.log_utils import get_obj_logger
+from nvflare.security.logging import secure_format_exception
+
+# A script that logs faster than its records are taken waits here, instead of filling the memory.
+MAX_PENDING_RECORDS = 10_000
+
+
+class OrderedSender:
+    """An ordered queue of records with one sending thread, which exists only once there is a record."""
+
+    def __init__(self, send: Callable[[list], bool], batch_size: int = 1, is_held: bool = False):
+        """Initializes the sender; no thread is started yet.
+
+        Args:
+            send: sends a batch, on the sender's thread, and tells whether there is somebody who takes records. Where it
+                raises, one of the batch is at fault: that one is dropped, the others are sent.
+            batch_size: so many records are sent at a time, if there are.
+            is_held: keep all until `release`, or `flush`.
+        """
+        self.logger = get_obj_logger(self)
+        self.dropped = 0  # not sent, and never will be
+        self._send = send
+        self._batch_size = batch_size
+        self._changed = threading.Condition()  # guards all below
+        self._records = deque()  # those at the left are in the thread's hands
+        self._is_held = is_held
+        self._is_closed = False
+        self._thread: Optional[threading.Thread] = None
+
+    def put(self, record: Any) -> bool:
+        """Takes a record, and tells whether it does; waits only while MAX_PENDING_RECORDS are pending."""
+        with self._changed:
+            wait_until(self._changed, lambda: self._is_closed or len(self._records) < MAX_PENDING_RECORDS)
+            if self._is_closed:
+                self.dropped += 1
+                return False
+            self._records.append(record)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._send_all, name="client_api_records", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+            return True
+
+    def release(self) -> None:
+        with self._changed:
+            self._is_held = False
+            self._changed.notify_all()
+
+    def flush(self, timeout: float, abort_signal: Optional[Signal] = None) -> bool:
+        """Waits (at most `timeout` seconds) until all records taken so far are sent; tells whether they are."""
+        self.release()
+        with self._changed:
+            try:
+                is_sent = wait_until(self._changed, lambda: not self._records, abort_signal, timeout)
+            except TaskAborted:
+                return False
+            if not is_sent:
+                self.logger.warning(f"{len(self._records)} log records still wait for their delivery after {timeout} s")
+            return is_sent
+
+    def close(self, timeout: float, patience: float = 0.0) -> None:
+        """Sends what is pending and ends the thread. Idempotent.
+
+        Args:
+            timeout: seconds; what is not sent by then is dropped.
+            patience: seconds in which the thread must have come back from its last `send`.
+        """
+        self.flush(timeout)
+        with self._changed:
+            self._close()
+        if self._thread:
+            self._thread.join(patience)
+
+    def _close(self) -> None:
+        self._is_closed = True
+        self.dropped += len(self._records)
+        self._records.clear()
+        self._changed.notify_all()
+
+    def _send_all(self) -> None:
+        while True:
+            with self._changed:
+                wait_until(self._changed, lambda: self._is_closed or (self._records and not self._is_held))
+                if self._is_closed:
+                    return
+                batch = list(islice(self._records, self._batch_size))
+            is_taken = self._send_batch(batch)
+            with self._changed:
+                if not is_taken:
+                    self._close()
+                elif self._records:  # else it was closed meanwhile
+                    for _ in batch:
+                        self._records.popleft()
+                self._changed.notify_all()
+
+    def _send_batch(self, batch: list) -> bool:
+        try:
+            return self._send(batch)
+        except Exception as e:  # the top of a thread: one bad record must not end it
+            if len(batch) > 1:
+                return all(self._send_batch([record]) for record in batch)
+            self.logger.error(f"a log record was dropped: {secure_format_exception(e)}")
+            with self._changed:
+                self.dropped += 1
+            return True
