@@ -20,6 +20,7 @@ or waits for a process: the trainer's lease, its heartbeats, is all that it know
 trainer opens a new rendezvous, and the task in hand goes to the next trainer.
 """
 
+import itertools
 import shlex
 import sys
 import threading
@@ -166,6 +167,7 @@ class AttachBackend(ClientAPIBackendSpec):
         """
         self._sessions += 1
         pipe, content = self._make_pipe()
+        bad_proofs = itertools.count(1)
         session = TrainerSession(
             pipe,
             f"{self._fl_ctx.get_job_id()}/{self._sessions}",
@@ -174,7 +176,7 @@ class AttachBackend(ClientAPIBackendSpec):
             self._context.executor.relay_log_record,
             find_death=lambda silence: self._find_loss(session, silence),
             on_state=lambda state: self._handle_state(session, state),
-            on_bad_proof=lambda count: self._handle_bad_proof(session, count),
+            on_bad_proof=lambda: self._handle_bad_proof(session, next(bad_proofs)),
         )
         with ExitStack() as undo:
             undo.callback(session.close)
@@ -203,11 +205,9 @@ class AttachBackend(ClientAPIBackendSpec):
 
     def _find_loss(self, session: TrainerSession, silence: float) -> str:
         """Tells why a trainer that was silent for so many seconds counts as lost, or "" if it does not."""
-        if session.joined_at is None:
-            return ""  # nobody is there whom one could hear
-        silence, limit = min(silence, time.monotonic() - session.joined_at), self._context.heartbeat_timeout
-        if silence <= limit:
-            return ""
+        limit = self._context.heartbeat_timeout
+        if not session.trainer or silence <= limit:
+            return ""  # before one has joined nobody is there whom one could hear
         trainer = f"process {session.trainer.get('pid')} on {session.trainer.get('host')}"
         return f"the trainer, {trainer}, was lost: no sign of life for {silence:.0f} s (heartbeat_timeout {limit:g} s)"
 

@@ -163,6 +163,7 @@ class Channel(Pipe):
         """Has this end take messages of this session only, and send them to the end of this name."""
         self.peer = peer
         self._seals = key.channel("messages", self._is_trainer)
+        self._note_life()
 
     def greet(self) -> None:
         """Joins the session: shows that this process knows the secret, and has the CJ show the same.
@@ -184,7 +185,6 @@ class Channel(Pipe):
             if answer is None and self.gone.wait(RETRY_PAUSE):
                 raise HandshakeError(str(self.gone.value))
         handshake.check_answer(answer, hello)
-        self._note_life()
 
     @property
     def _is_trainer(self) -> bool:
@@ -330,6 +330,14 @@ class Channel(Pipe):
 
     def _find_timeout(self, silence: float) -> str:
         return f"no sign of life for {silence:.0f} s" if silence > self.heartbeat_timeout else ""
+
+    def _run(self, work: Callable[[], None]) -> None:
+        """What each thread of a channel runs."""
+        try:
+            work()
+        except Exception as e:  # the top of a thread, and the border to a job's own pipe
+            if not self.gone.triggered:
+                self._lose(f"the pipe has failed: {secure_format_exception(e)}")
 
     def _lose(self, cause: str) -> None:
         self.on_lost(cause)

@@ -46,7 +46,6 @@ from nvflare.fuel.utils.class_loader import load_class
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.pipe.file_pipe import FilePipe
 from nvflare.fuel.utils.pipe.pipe import Message, Pipe, Topic
-from nvflare.security.logging import secure_format_exception
 
 # The two things that the pipe carries.
 _LETTER, _ANSWER = "LETTER", "ANSWER"
@@ -98,8 +97,8 @@ class ForeignPipe(Channel):
         self._outbox = deque()  # messages of the pipe, each with the seconds in which it must have been read, or None
         self._answers = {}  # by the id of the message with the letter; None while it is awaited
         self._threads = [
-            threading.Thread(target=self._read_all, name="client_api_reader", daemon=True),
-            threading.Thread(target=self._send_all, name="client_api_sender", daemon=True),
+            threading.Thread(target=self._run, args=(self._read_all,), name="client_api_reader", daemon=True),
+            threading.Thread(target=self._run, args=(self._send_all,), name="client_api_sender", daemon=True),
         ]
 
     @property
@@ -183,36 +182,19 @@ class ForeignPipe(Channel):
                     return
                 msg, timeout = self._outbox.popleft()
             # A FilePipe measures by the wall clock, which may have been set forward: only what may be late has a limit.
-            while not self._put(msg, timeout):
+            while not self._pipe.send(msg, timeout):
                 if timeout is not None:
                     self._note_answer(msg.msg_id, NO_ANSWER)
                 if timeout is not None or self.gone.wait(RETRY_PAUSE):
                     break
 
-    # The border to the foreign pipe, which may raise whatever it likes
-
-    def _put(self, msg: Message, timeout: Optional[float]) -> bool:
-        try:
-            return bool(self._pipe.send(msg, timeout))
-        except Exception as e:
-            self._fail(e)
-            return False
-
     def _read(self, timeout: float) -> Optional[Message]:
-        try:
-            if not isinstance(self._pipe, FilePipe):
-                return self._pipe.receive(timeout)
-            msg = self._pipe.receive()  # at once; it would measure a timeout by the wall clock
-        except Exception as e:
-            self._fail(e)
-            return None
+        if not isinstance(self._pipe, FilePipe):
+            return self._pipe.receive(timeout)
+        msg = self._pipe.receive()  # at once; it would measure a timeout by the wall clock
         if msg is None:
             self.gone.wait(min(timeout, FILE_INTERVAL))
         return msg
-
-    def _fail(self, error: Exception) -> None:
-        if not self.gone.triggered:
-            self._lose(f"the pipe has failed: {secure_format_exception(error)}")
 
 
 def _join(threads: List[threading.Thread], timeout: float) -> None:

@@ -22,7 +22,7 @@ trainer's process only. Log records are sent in batches by a thread of their own
 import threading
 import time
 import weakref
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Dict, List, Optional
 
@@ -31,7 +31,6 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo
 from nvflare.app_common.executors.client_api.arrays import exchange, progress
-from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
 from nvflare.app_common.executors.client_api.arrays.traffic import TRAIN_SECONDS
 from nvflare.app_common.executors.client_api.formats.difference import TrainerModelRegistry
 from nvflare.app_common.executors.client_api.formats.log_lines import log_to_output
@@ -101,13 +100,12 @@ class TrainerAgent(FlareAgentWithFLModel):
         Raises:
             HandshakeError: the job cannot be reached or does not take this trainer.
         """
-        self.pipe.open()
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.pipe.close)
+            self.pipe.open()
             self.pipe.greet()
-        except Exception:
-            self.pipe.close()
-            raise
-        self.pipe.watch()
+            self.pipe.watch()
+            undo.pop_all()
         # Cells have threads that are no daemons, and Python joins such threads before it runs what atexit was given:
         # without this they would keep a script that is done. As concurrent.futures does for its own threads.
         # A resident trainer joins many jobs, and must not keep the agents of all.
@@ -197,9 +195,7 @@ class TrainerAgent(FlareAgentWithFLModel):
         reply.data.set_header(TRAIN_SECONDS, trained)
         try:
             sent = self.pipe.send(reply, abort_signal=self._end)
-        except ArrayRefused:
-            raise  # here, before anything was sent
-        except Exception:
+        except MessageRefused:
             self.current_task = None
             raise
         self.current_task = None

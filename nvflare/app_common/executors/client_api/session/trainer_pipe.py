@@ -87,7 +87,7 @@ class TrainerPipe(Channel, CellPipe):
             self.peer = self.peer_fqcn.replace(unique, token)
             use_few_threads(self.cell)
         self.exchange = Exchange(carries_on=not is_trainer)
-        self._pulse = threading.Thread(target=self._beat, name="client_api_pulse", daemon=True)
+        self._pulse = threading.Thread(target=self._run, args=(self._beat,), name="client_api_pulse", daemon=True)
 
     @property
     def name(self) -> str:

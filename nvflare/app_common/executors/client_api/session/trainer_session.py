@@ -90,7 +90,7 @@ class TrainerSession(TaskExchanger):
         on_metrics: Callable[[DXO], None],
         find_death: Optional[Callable[[float], str]] = None,
         on_state: Optional[Callable[[SessionState], None]] = None,
-        on_bad_proof: Optional[Callable[[int], None]] = None,
+        on_bad_proof: Optional[Callable[[], None]] = None,
     ):
         """Initializes a session; it is not open for a trainer before `open()`.
 
@@ -103,7 +103,7 @@ class TrainerSession(TaskExchanger):
             find_death (Callable, optional): asked while the trainer is silent, with the seconds of its silence; returns
                 why it is dead, or "". Default: after the heartbeat timeout it is.
             on_state (Callable, optional): told of each new state, on the thread that changed it; must return soon.
-            on_bad_proof (Callable, optional): told how many wrong proofs there were; must return soon.
+            on_bad_proof (Callable, optional): told of each wrong proof; must return soon.
         """
         super().__init__(pipe_id="", heartbeat_timeout=None)
         self._name = name
@@ -114,12 +114,10 @@ class TrainerSession(TaskExchanger):
         self.state = SessionState.CREATED
         self.cause = ""  # why the session has ended, once it has
         self.trainer = {}  # what the trainer told of itself in its HELLO
-        self.joined_at: Optional[float] = None  # on the monotonic clock
         self.traffic = Traffic()
         self._on_metrics = on_metrics
         self._on_state = on_state
         self._on_bad_proof = on_bad_proof
-        self._bad_proofs = 0
         self._changed = threading.Condition()
         self._since = time.monotonic()
         self._task: Optional[_TaskInHand] = None  # the last one
@@ -248,9 +246,8 @@ class TrainerSession(TaskExchanger):
     def _reject_reason(self, hello: Optional[dict], handshake: Handshake) -> str:
         fault, sender = handshake.find_fault(hello), handshake.trainer_end
         if fault:
-            self._bad_proofs += 1
             if self._on_bad_proof:
-                self._on_bad_proof(self._bad_proofs)
+                self._on_bad_proof()
             return fault
         claim = without_proof(hello)
         with self._changed:
@@ -261,7 +258,6 @@ class TrainerSession(TaskExchanger):
                 return f"{joined}; others of the same trainer are ranks: RANK, or the rank of flare.init(), is not 0"
             if self.state != SessionState.WAITING:
                 return f"the session is {self.state.value}"
-            self.joined_at = time.monotonic()
             self.trainer = claim
             self.pipe.bind(sender, handshake.key(hello))
         self._move(SessionState.READY, f"process {claim['pid']} on {claim['host']} has joined")
