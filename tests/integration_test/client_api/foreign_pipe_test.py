@@ -86,6 +86,26 @@ class TestForeignPipe:
         assert trainer.exit_code() == ExitCode.REJECTED
         assert "wrong proof" in trainer.output.text()
 
+    def test_result_that_the_job_cannot_decode_is_refused_with_the_reason(self, job, trainers, folder):
+        self.start(job, folder)
+        script = """
+            import nvflare.client as flare
+            from nvflare.fuel.utils import fobs
+
+            class Own:
+                def __init__(self):
+                    self.value = 1
+
+            fobs.register_data_classes(Own)
+            flare.init()
+            while flare.is_running():
+                model = flare.receive()
+                flare.send(flare.FLModel(params=model.params, meta={"own": Own()}))
+        """
+        trainer = trainers(job.custom_dir / job.script(script))
+        assert_failed(job.execute("train", make_task()), "it cannot be decoded", "Own")
+        assert trainer.exit_code() == ExitCode.FAILED
+
     @pytest.mark.parametrize("fault", ["sigkill", "exception"])
     def test_successor_gets_the_task(self, job, trainers, folder, fault):
         self.start(job, folder, allow_reconnect=True)

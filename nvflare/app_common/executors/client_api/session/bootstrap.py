@@ -73,6 +73,13 @@ def session_pipe_args(context: ClientAPIBackendContext, fl_ctx: FLContext) -> di
         # See TrainerPipe for the name.
         "workspace": cellnet.pop("workspace_dir"),
         **cellnet,
+        **session_args(context),
+    }
+
+
+def session_args(context: ClientAPIBackendContext) -> dict:
+    """Returns what both ends of a new session's channel have in common, whatever carries it."""
+    return {
         "heartbeat_interval": context.heartbeat_interval,
         "heartbeat_timeout": context.heartbeat_timeout,
         **new_session_keys(),

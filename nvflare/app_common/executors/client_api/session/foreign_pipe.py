@@ -29,9 +29,8 @@ from typing import Any, List, Optional, Tuple
 
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext
-from nvflare.app_common.executors.client_api.session.bootstrap import with_pipe
+from nvflare.app_common.executors.client_api.session.bootstrap import session_args, with_pipe
 from nvflare.app_common.executors.client_api.session.channel import CHANNEL, NO_ANSWER, Answer, Channel, Letter
-from nvflare.app_common.executors.client_api.session.handshake import new_session_keys
 from nvflare.app_common.executors.client_api.session.limits import (
     CLOSE_TIMEOUT,
     DRAIN_TIMEOUT,
@@ -62,11 +61,7 @@ def foreign_session(context: ClientAPIBackendContext, config: dict, component: P
     Returns:
         The CJ's end, and what a trainer needs to join: no credentials of the site are in it.
     """
-    common = {
-        "heartbeat_interval": context.heartbeat_interval,
-        "heartbeat_timeout": context.heartbeat_timeout,
-        **new_session_keys(),
-    }
+    common = session_args(context)
     own, peers = (_describe(component, mode) for mode in (ExportMode.SELF, ExportMode.PEER))
     return ForeignPipe(Mode.PASSIVE.value, **own, **common), with_pipe(config, ForeignPipe, {**peers, **common})
 

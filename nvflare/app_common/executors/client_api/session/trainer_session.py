@@ -203,12 +203,10 @@ class TrainerSession(TaskExchanger):
 
     def stats(self) -> dict:
         """What an administrator should see: state, sign of life, traffic."""
-        heartbeat_age = round(self.heartbeat_age(), 1)
-        strangers = self.pipe.strangers.count
         return {
             "state": self.state.value,
-            "heartbeat_age": heartbeat_age,
-            "refused": strangers,
+            "heartbeat_age": round(time.monotonic() - self.pipe.last_heard, 1),
+            "refused": self.pipe.strangers.count,
             **self.traffic.stats(),
             "hand_over": self.pipe.way,
         }
@@ -228,10 +226,6 @@ class TrainerSession(TaskExchanger):
         """Releases the pipe and its threads. Idempotent."""
         self._move(SessionState.CLOSED, "closed", cause="the session is closed")
         self.pipe.close()
-
-    def heartbeat_age(self) -> float:
-        """Seconds since the trainer was last heard of."""
-        return time.monotonic() - self.pipe.last_heard
 
     # Called by the channel's threads
 

@@ -1,0 +1,187 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The contract of a channel, over a cell and over a job's own pipe alike: who joins, what arrives, and how it ends."""
+
+import queue
+import threading
+from contextlib import ExitStack
+
+import pytest
+
+from nvflare.apis.dxo import DXO, DataKind
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+from nvflare.app_common.executors.client_api.backend_spec import TrainerError
+from nvflare.app_common.executors.client_api.session.channel import METRICS, TASK, Channel, MessageRefused
+from nvflare.app_common.executors.client_api.session.foreign_pipe import ForeignPipe
+from nvflare.app_common.executors.client_api.session.handshake import HandshakeError, new_session_keys
+from nvflare.app_common.executors.client_api.session.trainer_pipe import TrainerPipe
+from nvflare.app_common.executors.client_api.session.trainer_session import SessionState, TrainerSession
+from nvflare.fuel.utils.constants import Mode
+from nvflare.fuel.utils.pipe.pipe import Message, Topic
+from tests.unit_test.app_common.executors.job_harness import LIMIT
+
+FILE_PIPE = "nvflare.fuel.utils.pipe.file_pipe.FilePipe"
+LEASE = {"heartbeat_interval": 0.2, "heartbeat_timeout": 2.0}
+
+
+@pytest.fixture(params=["cell", "pipe"])
+def make(request, federation, tmp_path):
+    """Makes an end of a session's channel."""
+    keys = new_session_keys()
+
+    def make_end(mode: Mode, **changes) -> Channel:
+        of_session = {**keys, **LEASE, **changes}
+        if request.param == "cell":
+            cellnet = {"root_url": federation.url, "secure_mode": False, "workspace": ""}
+            return TrainerPipe(mode.value, "site-1", **cellnet, **of_session)
+        pipe_args = {"mode": mode.value, "root_path": str(tmp_path)}
+        return ForeignPipe(mode.value, FILE_PIPE, pipe_args, **of_session)
+
+    return make_end
+
+
+@pytest.fixture
+def records():
+    return []
+
+
+@pytest.fixture
+def session(make, records):
+    session = TrainerSession(make(Mode.PASSIVE), "of the contract", None, LIMIT, records.append)
+    session.pipe.heartbeat_timeout = 0  # what a test does not ask about does not end it
+    session.open()
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def join(make, session):
+    """Opens trainers' ends, and closes them after the test."""
+    with ExitStack() as ends:
+
+        def join_session(**changes) -> Channel:
+            with ExitStack() as undo:
+                end = make(Mode.ACTIVE, **changes)
+                undo.callback(end.close)
+                end.open()
+                end.greet()
+                ends.push(undo.pop_all())
+            return end
+
+        yield join_session
+
+
+@pytest.fixture
+def execute(session):
+    """Executes a task on a thread of its own; gives where its result, or what it raised, will be."""
+    threads = []
+
+    def start() -> queue.Queue:
+        outcome = queue.Queue()
+
+        def run():
+            try:
+                outcome.put(session.execute("train", Shareable({"number": 7}), None, Signal()))
+            except TrainerError as e:
+                outcome.put(str(e))
+
+        threads.append(threading.Thread(target=run, daemon=True))
+        threads[-1].start()
+        return outcome
+
+    yield start
+    for thread in threads:
+        thread.join(LIMIT)
+
+
+def test_task_its_records_and_its_result(session, join, execute, records):
+    trainer = join()
+    outcome = execute()
+    request = trainer.receive(LIMIT)
+    assert request.topic == TASK and request.data["number"] == 7
+    for number in range(3):
+        assert trainer.send(Message.new_request(METRICS, [DXO(DataKind.ANALYTIC, {"number": number})]), LIMIT)
+    assert [record.data["number"] for record in records] == [0, 1, 2]
+    assert trainer.send(Message.new_reply(TASK, Shareable({"number": 8}), request.msg_id), LIMIT)
+    assert outcome.get(timeout=LIMIT)["number"] == 8
+    assert session.is_idle
+
+
+def test_message_that_the_job_cannot_use_is_refused_with_the_reason(session, join):
+    trainer = join()
+    with pytest.raises(MessageRefused, match="malformed METRICS"):
+        trainer.send(Message.new_request(METRICS, "no list of records"), LIMIT)
+    assert trainer.send(Message.new_request(METRICS, []), LIMIT)
+    assert session.state is SessionState.READY
+
+
+def test_trainer_that_does_not_know_the_secret(session, join):
+    with pytest.raises(HandshakeError, match="wrong proof"):
+        join(secret="a guess")
+    assert session.state is SessionState.WAITING
+    join()
+    assert session.state is SessionState.READY
+
+
+def test_trainer_that_speaks_before_it_has_joined(make, session):
+    stranger = make(Mode.ACTIVE)
+    stranger.open()
+    assert not stranger.send(Message.new_request(METRICS, []), 0.1)
+    stranger.close()
+    assert session.state is SessionState.WAITING
+
+
+def test_end_is_told(session, join):
+    trainer = join()
+    session.end("there is no more task")
+    message = trainer.receive(LIMIT)
+    assert (message.topic, message.data) == (Topic.END, "there is no more task")
+    session.close()
+    assert session.state is SessionState.CLOSED
+
+
+def test_trainer_that_leaves_fails_its_task_with_the_reason(join, execute):
+    trainer = join()
+    outcome = execute()
+    trainer.receive(LIMIT)
+    trainer.send(Message.new_request(Topic.END, "my own reason"), LIMIT)
+    assert outcome.get(timeout=LIMIT) == "my own reason"
+
+
+def test_silent_trainer_is_lost(session, join, execute):
+    session.pipe.heartbeat_timeout = LEASE["heartbeat_timeout"]
+    trainer = join()  # and not a single heartbeat
+    outcome = execute()
+    assert "no sign of life" in outcome.get(timeout=LIMIT)
+    assert session.state is SessionState.LOST
+    assert not trainer.send(Message.new_request(METRICS, []), 0.1)
+
+
+def test_job_that_is_gone_is_noticed(session, join):
+    trainer = join()
+    lost = queue.Queue()
+    trainer.on_lost = lost.put
+    trainer.watch()
+    session.close()
+    assert lost.get(timeout=LIMIT)
+    assert not trainer.send(Message.new_request(METRICS, []), LIMIT)
+
+
+def test_whoever_waits_for_the_peer_is_freed_by_its_loss(session, join, execute):
+    join()  # and never takes anything: what is sent to it is answered by its channel alone
+    outcome = execute()
+    session.lose("its process has ended")
+    assert outcome.get(timeout=LIMIT) == "its process has ended"
