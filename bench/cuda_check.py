@@ -59,7 +59,7 @@ def serve_as_trainer(connection, device: str) -> None:
     """Sends back each model that comes, from the device."""
     import torch
 
-    exchange = Exchange(carries_on=False)
+    exchange = Exchange()
     while (payload := connection.recv()) is not None:
         started = time.monotonic()
         model = exchange.unpack(payload)
@@ -78,7 +78,7 @@ def check(connection, dtype: str, size: int, makes_tensors: bool) -> bool:
     """Sends one model to the trainer and back; prints how long it took and tells whether it is the same."""
     model = make_model(dtype, size)
     expected = {name: bits_of(tensor) for name, tensor in model.items()}
-    exchange = Exchange(carries_on=True, makes_tensors=makes_tensors)
+    exchange = Exchange(makes_tensors=makes_tensors)
     started = time.monotonic()
     with exchange.pack(SimpleNamespace(data=model)) as packed:
         placed = time.monotonic() - started

@@ -183,7 +183,9 @@ class ClientAPIExecutor(Executor):
             raise TrainerError(f"the result must be a Shareable, but is {type(result)}")
         if current_round is not None:
             result.set_header(AppConstants.CURRENT_ROUND, current_round)
-        if analytics:
+        # What was logged goes before the result: that of a task of the runner's when the filters are done with it (see
+        # the relay's handle_event), that of a controller at the client now.
+        if analytics and fl_ctx.get_prop(FLContextKey.TASK_NAME) != task_name:
             analytics.flush(abort_signal)
         self._results.note_task(task_name, current_round, fl_ctx)
         return result

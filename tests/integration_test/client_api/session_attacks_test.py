@@ -289,7 +289,7 @@ class TestPieces:
 
     @pytest.fixture
     def distant(self, trainer):
-        trainer.exchange = Exchange(carries_on=False, can_share=False)
+        trainer.exchange = Exchange(can_share=False)
         trainer.greet()
         return trainer
 

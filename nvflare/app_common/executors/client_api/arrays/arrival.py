@@ -19,18 +19,23 @@ the last copy. Fresh memory costs more than the copying: here there is none but 
 they go: memory to be handed over, or the heap.
 """
 
-from typing import Any, Dict, List, NamedTuple, Union
+import threading
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Union
 
 import numpy as np
 
 from nvflare.app_common.executors.client_api.arrays.forms import MAX_HEAD, read_start
-from nvflare.app_common.executors.client_api.arrays.memory import GROWTH, PREFACE, SharedMemory, check_available
-from nvflare.app_common.executors.client_api.arrays.parcels import ALIGNMENT, Parcel, Place, Placed
+from nvflare.app_common.executors.client_api.arrays.memory import PREFACE, SharedMemory, check_available
+from nvflare.app_common.executors.client_api.arrays.parcels import Parcel, Place, Placed, fill_in
 from nvflare.app_common.executors.client_api.arrays.specs import NUMPY, ArraySpec, bytes_of
 from nvflare.fuel.f3.streaming.stream_types import Stream
+from nvflare.fuel.utils.fobs import deserialize
+from nvflare.fuel.utils.fobs.datum import DatumManager
 
 # A section of a message from this size on may be one array.
 LARGE = 1024 * 1024
+# Bytes of memory that are reserved at a time, for the size is not known before: as much again, within these bounds.
+LEAST_GROWTH, GROWTH = 128 * 1024, 16 * 1024 * 1024
 
 
 class Landed(NamedTuple):
@@ -47,17 +52,20 @@ class SharedLanding:
     """Memory that will be handed over."""
 
     def __init__(self):
-        self._memory = SharedMemory()
+        self._memory: Optional[SharedMemory] = None  # once there is an array
         self._places: Dict[str, Place] = {}
         self._end = PREFACE
+        self._lock = threading.Lock()  # two chunks may come at a time
 
     def begin(self, name: str, spec: ArraySpec) -> "_Writer":
-        offset = -(-self._end // ALIGNMENT) * ALIGNMENT
-        self._end = offset + spec.size
-        if self._end > self._memory.size:
-            self._memory.grow(max(self._end, self._memory.size + GROWTH))
-        self._places[name] = Place(spec, offset)
-        return _Writer(self._memory.write, offset)
+        with self._lock:
+            place = self._places[name] = Place.behind(self._end, spec)
+            self._end = place.end
+            self._memory = self._memory or SharedMemory()
+            if self._end > self._memory.size:
+                step = min(max(self._memory.size, LEAST_GROWTH), GROWTH)
+                self._memory.grow(max(self._end, self._memory.size + step))
+        return _Writer(self._memory.write, place.offset)
 
     def finish(self, content: Any, mark: bytes, names: List[str]) -> Placed:
         """Returns the message.
@@ -71,7 +79,9 @@ class SharedLanding:
         return Placed(Parcel(content, mark, [self._places[name] for name in names], self._end), self._memory)
 
     def close(self) -> None:
-        self._memory.close()
+        """Lets go of the memory here."""
+        if self._memory:
+            self._memory.close()
 
 
 class HeapLanding:
@@ -84,15 +94,18 @@ class HeapLanding:
         if spec.size >= LARGE:
             check_available(spec.size)
         array = self._arrays[name] = _empty(spec)
-        target = bytes_of(array)
+        target = np.frombuffer(bytes_of(array), np.uint8)
 
         def write(offset: int, content: memoryview) -> None:
-            target[offset : offset + len(content)] = content
+            # By NumPy, which lets other threads run meanwhile.
+            np.copyto(target[offset : offset + len(content)], np.frombuffer(content, np.uint8))
 
         return _Writer(write, 0)
 
-    def arrays(self, names: List[str]) -> list:
-        return [self._arrays[name] for name in names]
+    def finish(self, content: Any, mark: bytes, names: List[str]) -> Any:
+        """See SharedLanding: the message itself."""
+        arrays, self._arrays = self._arrays, {}  # from here on they are whoever's the message is
+        return fill_in(content, mark, [arrays[name] for name in names])
 
     def close(self) -> None:
         self._arrays.clear()
@@ -134,7 +147,7 @@ def land(item: Union[bytes, Landed], prefix: str, landing: Landing) -> Landed:
 class Frames:
     """Reads a stream that comes in frames as a file; of a large array it returns what has become of it."""
 
-    def __init__(self, stream: Stream, frame_size: int, prefix: str, landing: Landing):
+    def __init__(self, stream: Stream, frame_size: int, prefix: str, landing: Landing, on_head: Callable[[Any], None]):
         """Initializes the file.
 
         Args:
@@ -142,19 +155,25 @@ class Frames:
             frame_size: bytes.
             prefix: of the names of arrays.
             landing: where large ones go.
+            on_head: told what is sent, without its large arrays, if these are still to come.
         """
         self._stream = stream
         self._frame_size = frame_size
         self._prefix = prefix
         self._landing = landing
+        self._on_head = on_head
         self._rest = memoryview(b"")
         self._reads = 0
 
     def read(self, size: int) -> Union[bytes, Landed]:
         """Returns so many bytes, or the array in them; fewer only at the end of the stream."""
         self._reads += 1
-        is_message = self._reads <= 2  # of the first section the header and what is in it
-        return self._read_bytes(size) if is_message or size < LARGE else self._read_array(size)
+        if self._reads > 2 and size >= LARGE:
+            return self._read_array(size)
+        content = self._read_bytes(size)
+        if self._reads == 2 and self._stream.get_size() - size >= LARGE:  # the message; sections with its arrays follow
+            self._on_head(deserialize(content, DatumManager()))
+        return content
 
     def _read_bytes(self, size: int) -> bytes:
         taken = bytearray()

@@ -20,18 +20,13 @@ are sent in pieces, each acknowledged by itself, before the message that they be
 """
 
 import itertools
+import mmap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, Optional
 
-from nvflare.app_common.executors.client_api.arrays.memory import (
-    CAN_SHARE,
-    ArraysMap,
-    NotOnThisHost,
-    PrivateMemory,
-    SharedMemory,
-)
+from nvflare.app_common.executors.client_api.arrays.memory import CAN_SHARE, NotOnThisHost, PrivateMemory, SharedMemory
 from nvflare.app_common.executors.client_api.arrays.parcels import INLINE_LIMIT, Parcel, Placed, write_arrays
 from nvflare.app_common.executors.client_api.arrays.progress import Progress
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
@@ -59,18 +54,15 @@ class Packed:
 
 
 class Exchange:
-    def __init__(self, carries_on: bool, makes_tensors: bool = True, can_share: bool = CAN_SHARE):
-        """Initializes one end.
+    def __init__(self, makes_tensors: bool = True, can_share: bool = CAN_SHARE):
+        """Initializes one end; writing to an array that it has received changes nobody else's.
 
         Args:
-            carries_on: whether what this end receives is carried on by nvflare: such arrays have room for that beside
-                them, and are in memory that is this process's alone. Else writing to an array changes nobody else's.
             makes_tensors: False: tensors are received as CarriedTensors.
             can_share: whether memory can be handed over, as far as is known.
         """
         self.logger = get_obj_logger(self)
         self.makes_tensors = makes_tensors
-        self._carries_on = carries_on
         self._can_share = can_share
         self._lock = threading.Lock()  # guards what comes in pieces
         self._arriving = (0, None)  # number of the transfer, and memory
@@ -106,7 +98,7 @@ class Exchange:
             placed.memory.close()
 
     def _place(self, message: Any) -> Optional[Placed]:
-        parcel, arrays = Parcel.take_apart(message.data, has_room=not self._carries_on)
+        parcel, arrays = Parcel.take_apart(message.data)
         if not arrays:
             return None
         message.data = parcel.content
@@ -213,12 +205,13 @@ class Exchange:
             raise ArrayRefused("a message is larger than its memory")
         return buffer
 
-    def _map(self, address: dict) -> ArraysMap:
+    @staticmethod
+    def _map(address: dict) -> mmap.mmap:
         if not CAN_SHARE:
             raise NotOnThisHost("this system has no memfd")
         memory = SharedMemory.open(address)
         try:
             memory.reserve_all()
-            return memory.map(is_private=not self._carries_on)
+            return memory.map(is_private=True)
         finally:
             memory.close()

@@ -48,8 +48,6 @@ _LENGTH = struct.Struct("<Q")  # of the header of a safetensors file
 
 # Bytes that are enough to read what precedes any array's content.
 MAX_HEAD = 4096
-# Bytes that what precedes and follows an array's content takes at most when it is made here; the dimensions add to it.
-_ROOM, _ROOM_PER_DIMENSION = 512, 24
 
 
 class Start(NamedTuple):
@@ -58,18 +56,6 @@ class Start(NamedTuple):
     name: str
     spec: ArraySpec
     offset: int
-
-
-def room_beside(spec: ArraySpec) -> int:
-    """Returns how many bytes before, and behind, the content of an array its carried form takes at most."""
-    return _ROOM + _ROOM_PER_DIMENSION * len(spec.shape)
-
-
-def frame_of(name: str, spec: ArraySpec, content: memoryview) -> Tuple[bytes, bytes]:
-    """Returns what nvflare's receiver expects before and behind the bytes of an array of this name."""
-    if spec.kind == NUMPY:
-        return _archive_frame(f"{name}.npy".encode(), _npy_header(spec), content)
-    return _safetensors_header(name, spec), b""
 
 
 @lru_cache(maxsize=1024)
@@ -151,12 +137,15 @@ def _read_safetensors_start(data: memoryview) -> Start:
     return Start(name, ArraySpec.of_safetensors(field["dtype"], field["shape"]), offset + field["data_offsets"][0])
 
 
-def join(name: str, spec: ArraySpec, content: memoryview) -> bytearray:
-    """Returns the carried form of an array whose bytes are anywhere."""
-    before, behind = frame_of(name, spec, content)
-    carried = bytearray(len(before) + len(content) + len(behind))
-    carried[: len(before)] = before
-    # By NumPy, which lets other threads run meanwhile.
-    np.copyto(np.frombuffer(carried, np.uint8, len(content), len(before)), np.frombuffer(content, np.uint8))
-    carried[len(before) + len(content) :] = behind
-    return carried
+def join(name: str, spec: ArraySpec, content: memoryview) -> memoryview:
+    """Returns the form in which nvflare's receiver expects the bytes of an array of this name."""
+    if spec.kind == NUMPY:
+        before, behind = _archive_frame(f"{name}.npy".encode(), _npy_header(spec), content)
+    else:
+        before, behind = _safetensors_header(name, spec), b""
+    # By NumPy, which fills no memory before, and lets other threads run meanwhile.
+    carried, end = np.empty(len(before) + len(content) + len(behind), np.uint8), len(before) + len(content)
+    np.copyto(carried[len(before) : end], np.frombuffer(content, np.uint8))
+    view = memoryview(carried)
+    view[: len(before)], view[end:] = before, behind
+    return view

@@ -27,25 +27,17 @@ import os
 import re
 import secrets
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, Optional, Set
+from typing import Dict, Iterator, List, Optional
 
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
 
 # What the beginning of the memory holds: its number.
 PREFACE = 64
 _NUMBER_SIZE = 16
-# Bytes that are reserved at a time where the size is not known before.
-GROWTH = 16 << 20
 # Bytes of memory that are left to everybody else.
 RESERVE = 64 << 20
 
 CAN_SHARE = hasattr(os, "memfd_create") and hasattr(fcntl, "F_ADD_SEALS")
-
-
-class ArraysMap(mmap.mmap):
-    """Memory with arrays in it; there is room beside those at the offsets in `rooms`."""
-
-    rooms: Set[int] = frozenset()
 
 
 class NotOnThisHost(Exception):
@@ -138,7 +130,7 @@ class SharedMemory:
         with _refusing(f"{self.size / 1e6:.0f} MB of memory cannot be reserved for arrays"):
             os.posix_fallocate(self._fd, 0, self.size)
 
-    def map(self, is_private: bool) -> ArraysMap:
+    def map(self, is_private: bool) -> mmap.mmap:
         """Returns the memory, which stays as long as what is returned.
 
         Args:
@@ -148,7 +140,7 @@ class SharedMemory:
             ArrayRefused: this process may not have so much.
         """
         with _refusing(f"{self.size / 1e6:.0f} MB of memory cannot be mapped for arrays"):
-            return ArraysMap(self._fd, self.size, access=mmap.ACCESS_COPY if is_private else mmap.ACCESS_WRITE)
+            return mmap.mmap(self._fd, self.size, access=mmap.ACCESS_COPY if is_private else mmap.ACCESS_WRITE)
 
     def close(self) -> None:
         """Lets go of it here. Idempotent."""
@@ -167,12 +159,12 @@ class PrivateMemory:
         check_available(size)
         self.size = size
         with _refusing(f"{size / 1e6:.0f} MB of memory cannot be had for arrays"):
-            self._map = ArraysMap(-1, max(size, 1))
+            self._map = mmap.mmap(-1, max(size, 1))
 
     def write(self, offset: int, content) -> None:
         self._map[offset : offset + len(content)] = content
 
-    def map(self, is_private: bool) -> ArraysMap:
+    def map(self, is_private: bool) -> mmap.mmap:
         return self._map
 
     def close(self) -> None:

@@ -20,18 +20,16 @@ with the last of them.
 """
 
 import copy
+import json
 import secrets
-from typing import Any, Callable, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, List, NamedTuple, Tuple, Union
 
 from nvflare.app_common.executors.client_api.arrays import specs
-from nvflare.app_common.executors.client_api.arrays.forms import room_beside
-from nvflare.app_common.executors.client_api.arrays.memory import PREFACE, ArraysMap, PrivateMemory, SharedMemory
+from nvflare.app_common.executors.client_api.arrays.memory import PREFACE, PrivateMemory, SharedMemory
 from nvflare.app_common.executors.client_api.arrays.specs import TORCH, ArrayRefused, ArraySpec
 
 # Arrays of up to this many bytes in all travel inside their message.
 INLINE_LIMIT = 1024 * 1024
-# Arrays from this size on have room beside them for what nvflare puts there when it carries them.
-ROOM_LIMIT = 64 * 1024
 ALIGNMENT = 64
 
 _MARK_SIZE, _INDEX_SIZE = 16, 4
@@ -40,6 +38,15 @@ _MARK_SIZE, _INDEX_SIZE = 16, 4
 class Place(NamedTuple):
     spec: ArraySpec
     offset: int
+
+    @classmethod
+    def behind(cls, end: int, spec: ArraySpec) -> "Place":
+        """Returns the next place in a memory that is taken up to `end`."""
+        return cls(spec, -(-end // ALIGNMENT) * ALIGNMENT)
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.spec.size
 
 
 class CarriedTensor:
@@ -54,31 +61,20 @@ class CarriedTensor:
     def nbytes(self) -> int:
         return self.spec.size
 
+    @property
+    def content(self) -> memoryview:
+        return memoryview(self.buffer)[self.offset : self.offset + self.spec.size]
 
-class Parcel:
-    def __init__(self, content: Any, mark: bytes, places: List[Place], size: int, has_room: bool = False):
-        """Puts together what there is.
 
-        Args:
-            content: the message, with `mark` and the array's number in the place of each array.
-            mark: 16 random bytes.
-            places: of the arrays, by number.
-            size: bytes of the memory.
-            has_room: whether large arrays have room beside them.
-        """
-        self.content = content
-        self.mark = mark
-        self.places = places
-        self.size = size
-        self.has_room = has_room
+class Parcel(NamedTuple):
+    content: Any  # the message, with `mark` and the array's number in the place of each array
+    mark: bytes  # random
+    places: List[Place]  # of the arrays, by number
+    size: int  # bytes of the memory
 
     @classmethod
-    def take_apart(cls, data: Any, has_room: bool = False) -> Tuple["Parcel", list]:
-        """Takes the arrays out of a message, which stays as it is.
-
-        Args:
-            data: nested dicts, lists and tuples.
-            has_room: whether large arrays get room beside them.
+    def take_apart(cls, data: Any) -> Tuple["Parcel", list]:
+        """Takes the arrays out of a message (nested dicts, lists and tuples), which stays as it is.
 
         Returns:
             The parcel, and its arrays by number; an array that is in the message twice is there once.
@@ -86,7 +82,7 @@ class Parcel:
         Raises:
             ArrayRefused: an array cannot be handed over; names it.
         """
-        mark, arrays, numbers, places = secrets.token_bytes(_MARK_SIZE), [], {}, []
+        mark, arrays, numbers, places = new_mark(), [], {}, []
         end = PREFACE
 
         def take(array: Any, path: tuple) -> Any:
@@ -96,23 +92,17 @@ class Parcel:
             if id(array) not in numbers:
                 numbers[id(array)] = len(arrays)
                 arrays.append(array)
-                place, end = _next_place(_spec_of(array, path), end, has_room)
-                places.append(place)
+                places.append(Place.behind(end, _spec_of(array, path)))
+                end = places[-1].end
             return placeholder(mark, numbers[id(array)])
 
         content = replace_leaves(data, take)
-        return cls(content, mark, places, end, has_room), arrays
+        return cls(content, mark, places, end), arrays
 
     def describe(self) -> dict:
-        """What the receiver needs, as plain values."""
+        """What the receiver needs; the places as a text, for nvflare takes any other value apart, slowly."""
         places = [[*place.spec, place.offset] for place in self.places]
-        return {
-            "content": self.content,
-            "mark": self.mark,
-            "places": places,
-            "size": self.size,
-            "has_room": self.has_room,
-        }
+        return {**self._asdict(), "places": json.dumps(places)}
 
     @classmethod
     def read(cls, description: dict) -> "Parcel":
@@ -122,12 +112,12 @@ class Parcel:
             ArrayRefused: it is malformed.
         """
         size, places = description["size"], []
-        for kind, dtype, shape, by_columns, offset in description["places"]:
+        for kind, dtype, shape, by_columns, offset in json.loads(description["places"]):
             spec = ArraySpec.checked(kind, dtype, shape, by_columns)
             if type(offset) is not int or not 0 <= offset <= size - spec.size:
                 raise ArrayRefused(f"an array is outside of its memory: {(offset, spec.size, size)}")
             places.append(Place(spec, offset))
-        return cls(description["content"], description["mark"], places, size, description["has_room"])
+        return cls(description["content"], description["mark"], places, size)
 
     def put_together(self, buffer: Any, makes_tensors: bool = True) -> Any:
         """Returns the message with its arrays, which are in the buffer.
@@ -136,15 +126,7 @@ class Parcel:
             buffer: memory of at least `size` bytes.
             makes_tensors: False: what was a tensor becomes a CarriedTensor.
         """
-        if self.has_room and isinstance(buffer, ArraysMap):
-            buffer.rooms = {place.offset for place in self.places if place.spec.size >= ROOM_LIMIT}
-        arrays = [_array_in(buffer, place, makes_tensors) for place in self.places]
-
-        def put(value: Any, path: tuple) -> Any:
-            number = number_of(value, self.mark)
-            return value if number is None else arrays[number]
-
-        return replace_leaves(self.content, put)
+        return fill_in(self.content, self.mark, [_array_in(buffer, place, makes_tensors) for place in self.places])
 
     @property
     def array_bytes(self) -> int:
@@ -169,12 +151,6 @@ def array_bytes(data: Any) -> int:
     return getattr(data, "nbytes", 0) or 0
 
 
-def _next_place(spec: ArraySpec, end: int, has_room: bool) -> Tuple[Place, int]:
-    room = room_beside(spec) if has_room and spec.size >= ROOM_LIMIT else 0
-    offset = -(-(end + room) // ALIGNMENT) * ALIGNMENT
-    return Place(spec, offset), offset + spec.size + room
-
-
 def _spec_of(array: Any, path: tuple) -> ArraySpec:
     try:
         return specs.spec_of(array)
@@ -188,14 +164,23 @@ def _array_in(buffer: Any, place: Place, makes_tensors: bool) -> Any:
     return specs.array_in(buffer, place.spec, place.offset)
 
 
+def new_mark() -> bytes:
+    """Returns what nothing else in a message can begin with."""
+    return secrets.token_bytes(_MARK_SIZE)
+
+
 def placeholder(mark: bytes, number: int) -> bytes:
     return mark + number.to_bytes(_INDEX_SIZE, "big")
 
 
-def number_of(value: Any, mark: bytes) -> Optional[int]:
-    """Returns the number of the array for which a value stands, or None."""
-    is_one = type(value) is bytes and len(value) == _MARK_SIZE + _INDEX_SIZE and value.startswith(mark)
-    return int.from_bytes(value[_MARK_SIZE:], "big") if is_one else None
+def fill_in(content: Any, mark: bytes, arrays: list) -> Any:
+    """Returns a message with its arrays, by number, in the places of their placeholders."""
+
+    def put(value: Any, path: tuple) -> Any:
+        is_one = type(value) is bytes and len(value) == _MARK_SIZE + _INDEX_SIZE and value.startswith(mark)
+        return arrays[int.from_bytes(value[_MARK_SIZE:], "big")] if is_one else value
+
+    return replace_leaves(content, put)
 
 
 def replace_leaves(data: Any, replace: Callable[[Any, tuple], Any], path: tuple = ()) -> Any:

@@ -23,9 +23,9 @@ looks at tasks. Else nvflare brings the arrays itself.
 import builtins
 import inspect
 import re
-import secrets
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
 import nvflare.fuel.utils.app_config_utils as app_config
@@ -33,9 +33,9 @@ from nvflare.apis.executor import Executor
 from nvflare.apis.fl_constant import ConfigVarName, FilterKey, FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.arrays.arrival import Frames, Landing, SharedLanding, land
+from nvflare.app_common.executors.client_api.arrays.arrival import Frames, Landing, land
 from nvflare.app_common.executors.client_api.arrays.cells import NotConnected, OwnCell
-from nvflare.app_common.executors.client_api.arrays.parcels import Placed, placeholder, replace_leaves
+from nvflare.app_common.executors.client_api.arrays.parcels import new_mark, placeholder, replace_leaves
 from nvflare.app_common.executors.client_api.arrays.progress import Progress
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
 from nvflare.app_common.executors.client_api.backend_spec import TrainerError
@@ -66,9 +66,10 @@ class Pulled(NamedTuple):
 class TaskArrays:
     """A task, and its arrays while they are pulled; a context, at whose end the memory is let go of."""
 
-    def __init__(self, task: Any, pull: Optional["Future[Pulled]"], stop: Signal):
+    def __init__(self, task: Any, pull: Optional["Future[Pulled]"], landing: Landing, stop: Signal):
         self._task = task
         self._pull = pull
+        self._landing = landing
         self._stop = stop
         self.pulled: Optional[Pulled] = None  # once it is
 
@@ -92,12 +93,7 @@ class TaskArrays:
     def __exit__(self, *_) -> None:
         self._stop.trigger("the task is over")
         if self._pull:
-            self._pull.add_done_callback(_let_go)
-
-
-def _let_go(pull: "Future[Pulled]") -> None:
-    if not pull.cancelled() and pull.exception() is None and isinstance(pull.result().task, Placed):
-        pull.result().task.memory.close()
+            self._pull.add_done_callback(lambda _: self._landing.close())
 
 
 def nothing_else_sees_tasks(fl_ctx: FLContext, executor: Executor) -> bool:
@@ -114,7 +110,13 @@ def nothing_else_sees_results(fl_ctx: FLContext, executor: Executor) -> bool:
 
 def _nothing_else_sees(fl_ctx: FLContext, executor: Executor, chain: str, direction: str, prop: str) -> bool:
     runner, scope = fl_ctx.get_prop(FLContextKey.RUNNER), fl_ctx.get_prop(FLContextKey.SCOPE_OBJECT)
-    if not _is_only_kind(runner, executor) or _has_filters(runner, scope, chain, direction):
+    table = getattr(getattr(runner, "task_router", None), "task_table", None)
+    if not isinstance(table, dict) or {type(other) for other in table.values()} != {type(executor)}:
+        return False
+    suffix = FilterKey.DELIMITER + direction
+    if any(key.endswith(suffix) and filters for key, filters in getattr(runner, chain).items()):
+        return False
+    if scope and getattr(scope, chain)[direction]:
         return False
     components = fl_ctx.get_engine().get_all_components()
     return not any(_names(type(component), prop) for component in components.values())
@@ -131,17 +133,22 @@ def _names(kind: type, prop: str) -> bool:
     return False
 
 
-def _has_filters(runner: Any, scope: Any, chain: str, direction: str) -> bool:
-    if scope and getattr(scope, chain)[direction]:
-        return True
-    return any(
-        key.endswith(FilterKey.DELIMITER + direction) and filters for key, filters in getattr(runner, chain).items()
-    )
+class _Chunk:
+    """A chunk that was asked for: what the next one is asked for with is known before all of this one is here."""
 
+    def __init__(self, state: Optional[dict], whole: "Future[dict]"):
+        self.whole = whole
+        self.head: "Future[dict]" = Future()  # without the arrays, but with as many items
+        self._state = state  # with which it was asked for
+        whole.add_done_callback(lambda done: self._set_head({} if done.exception() else done.result()))
 
-def _is_only_kind(runner: Any, executor: Executor) -> bool:
-    table = getattr(getattr(runner, "task_router", None), "task_table", None)
-    return isinstance(table, dict) and {type(other) for other in table.values()} == {type(executor)}
+    def note_head(self, head: dict) -> None:
+        if head.get(_PropKey.STATE) != self._state:  # else it is of the chunk before, which was asked for again
+            self._set_head(head)
+
+    def _set_head(self, head: dict) -> None:
+        with suppress(InvalidStateError):  # known already
+            self.head.set_result(head)
 
 
 class Puller:
@@ -157,6 +164,7 @@ class Puller:
         self._fl_ctx = fl_ctx
         self._cell: Optional[OwnCell] = None  # once it is needed
         self._landing: Tuple[str, Optional[Landing]] = ("", None)  # of the pull that goes on: prefix of names, landing
+        self._expected: Optional[_Chunk] = None  # that was asked for last
         self._fault = ""  # why a chunk that has come could not be taken
         if nothing_else_sees_tasks(fl_ctx, executor):
             cell = fl_ctx.get_engine().get_cell()
@@ -178,51 +186,52 @@ class Puller:
             make_landing: makes the place for the arrays.
             abort_signal: ends it.
         """
-        stop = Signal(parent=abort_signal)
-        pull = stream_thread_pool.submit(self._pull, task, make_landing, stop) if _references(task) else None
-        return TaskArrays(task, pull, stop)
+        references, landing, stop = _references(task), make_landing(), Signal(parent=abort_signal)
+        pull = stream_thread_pool.submit(self._pull, task, references, landing, stop) if references else None
+        return TaskArrays(task, pull, landing, stop)
 
-    def _pull(self, task: Any, make_landing: Callable[[], Landing], stop: Signal) -> Pulled:
-        references, mark = _references(task), secrets.token_bytes(16)
+    def _pull(self, task: Any, references: Dict[str, LazyDownloadRef], landing: Landing, stop: Signal) -> Pulled:
+        mark, progress = new_mark(), Progress("pulled")
         names = {name: number for number, name in enumerate(references)}
-        content = replace_leaves(task, lambda leaf, _: _placeholder_for(leaf, mark, names))
-        progress = Progress("pulled")
-        landing = make_landing()
+        content = replace_leaves(
+            task, lambda leaf, _: placeholder(mark, names[_name_of(leaf)]) if _is_ref(leaf) else leaf
+        )
         try:
             for source, prefix in _sources(references).items():
                 wanted = {name for name in names if name.startswith(prefix)}
                 self._pull_from(source, prefix, wanted, landing, progress, stop)
-        except BaseException:  # whatever it was, what has been pulled is nobody's
-            landing.close()
-            raise
         finally:
             self._landing = "", None  # what still comes is that there is no more
-        if isinstance(landing, SharedLanding):
-            return Pulled(landing.finish(content, mark, list(names)), progress.done, progress.seconds)
-        arrays = dict(zip(names, landing.arrays(list(names))))
-        whole = replace_leaves(task, lambda leaf, _: arrays.get(_name_of(leaf), leaf) if _is_ref(leaf) else leaf)
-        return Pulled(whole, progress.done, progress.seconds)
+        return Pulled(landing.finish(content, mark, list(names)), progress.done, progress.seconds)
 
     def _pull_from(
         self, source: tuple, prefix: str, wanted: set, landing: Landing, progress: Progress, stop: Signal
     ) -> None:
         owner, ref_id = source
         cell = self._own_cell()
+
+        def ask(state: Optional[dict]) -> _Chunk:
+            whole = stream_thread_pool.submit(self._ask, cell, owner, ref_id, state, stop)
+            self._expected = chunk = _Chunk(state, whole)
+            return chunk
+
         self._landing, self._fault = (prefix, landing), ""
-        answer = self._ask(cell, owner, ref_id, None, stop)
+        chunk = ask(None)
         while wanted:
-            body = answer.result() if isinstance(answer, Future) else answer
+            head = chunk.head.result()
+            is_last = len(head.get(_PropKey.DATA, ())) >= len(wanted)
+            # The owner makes the next chunk while this one is on its way, or is taken apart.
+            chunk_after = None if is_last or _PropKey.STATE not in head else ask(head[_PropKey.STATE])
+            body = chunk.whole.result()
             status = body.get(_PropKey.STATUS)
             if status != ProduceRC.OK:
                 raise TrainerError(f"{owner} ended ({status}) before {len(wanted)} arrays of the task had come")
-            items = body[_PropKey.DATA]
-            # The next chunk is on its way while this one is taken apart; the last answer is that there is none, which
-            # nobody here waits for.
-            answer = stream_thread_pool.submit(self._ask, cell, owner, ref_id, body[_PropKey.STATE], stop)
-            for item in items:
+            for item in body[_PropKey.DATA]:
                 landed = land(item, prefix, landing)
                 wanted.discard(landed.name)
                 progress.add(len(landed))
+            # After the last one the answer is that there is no more: the owner has to know, and nobody waits for it.
+            chunk = chunk_after or ask(body[_PropKey.STATE])
 
     def _ask(self, cell: OwnCell, owner: str, ref_id: str, state: Optional[dict], stop: Signal) -> dict:
         payload = {_PropKey.REF_ID: ref_id, **({} if state is None else {_PropKey.STATE: state})}
@@ -260,12 +269,12 @@ class Puller:
         return self._cell
 
     def _receive(self, future: StreamFuture, stream: Stream, resume: bool) -> int:
-        cell, (prefix, landing) = self._cell.cell, self._landing
+        cell, (prefix, landing), expected = self._cell.cell, self._landing, self._expected
         if future.headers.get(StreamHeaderKey.STREAM_REQ_ID) not in cell.requests_dict:
             raise StreamError("nobody waits for this chunk any more")
         cell._process_reply(future)  # whoever has asked follows the progress from here on
         try:
-            frames = Frames(stream, cell.get_chunk_size(), prefix, landing)
+            frames = Frames(stream, cell.get_chunk_size(), prefix, landing, expected.note_head)
             if future.headers.pop(StreamHeaderKey.PAYLOAD_ENCODING, None) == Encoding.FOBS:
                 future.set_result(load_from_stream(frames, fobs_ctx=cell.get_fobs_context()))
             else:
@@ -303,10 +312,6 @@ def _references(task: Any) -> Dict[str, LazyDownloadRef]:
 
     replace_leaves(task, note)
     return found
-
-
-def _placeholder_for(leaf: Any, mark: bytes, numbers: Dict[str, int]) -> Any:
-    return placeholder(mark, numbers[_name_of(leaf)]) if _is_ref(leaf) else leaf
 
 
 def _sources(references: Dict[str, LazyDownloadRef]) -> Dict[tuple, str]:

@@ -15,8 +15,7 @@
 """Serves the arrays of results to the server, from the client job process (CJ) and ahead of its requests.
 
 In the place of each array of a result goes what nvflare itself puts there where arrays are pulled later: a reference to
-the cell that has it, here one beside the CJ's. An array that a trainer has handed over, with room beside it, is sent
-from where it is; of any other a chunk is made while the one before is on its way.
+the cell that has it, here one beside the CJ's. A chunk is made while the one before is on its way.
 
 The server may ask for all of a result again (it has lost an answer, or the CJ has sent the result twice), so nothing is
 freed piece by piece: all of it goes when the server has dealt with the result, or has asked for nothing in a long time.
@@ -27,15 +26,12 @@ from concurrent.futures import Future
 from typing import Any, Dict, List, Optional, Tuple
 from uuid import uuid4
 
-import numpy as np
-
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.decomposers.numpy_decomposers import NumpyArrayDecomposer
 from nvflare.app_common.executors.client_api.arrays import specs
 from nvflare.app_common.executors.client_api.arrays.cells import NotConnected, OwnCell
-from nvflare.app_common.executors.client_api.arrays.forms import frame_of, join
-from nvflare.app_common.executors.client_api.arrays.memory import ArraysMap
+from nvflare.app_common.executors.client_api.arrays.forms import join
 from nvflare.app_common.executors.client_api.arrays.parcels import CarriedTensor, replace_leaves
 from nvflare.app_common.executors.client_api.arrays.progress import Progress
 from nvflare.app_common.executors.client_api.arrays.specs import NUMPY, ArrayRefused, ArraySpec
@@ -102,17 +98,26 @@ class _Served:
         self.arrays: Dict[int, _ServedArrays] = {}  # by nvflare's number of the kind
         self._transaction = ""
         self._references: List[LazyDownloadRef] = []
+        fobs.register(NumpyArrayDecomposer)  # which else comes with the first array
+        self._has_tensors = fobs.get_dot_handler(dots.TENSOR_DOWNLOAD) is not None
 
     def refer(self, leaf: Any, path: tuple) -> Any:
         """Returns the reference to put in the place of an array, or what is no array."""
-        source = _source_of(leaf)
-        dot = _dot_of(source) if source else None
+        spec = _spec_of(leaf)
+        dot = self._dot_of(spec.kind) if spec else None
         if dot is None:
             return leaf
-        arrays = self.arrays.setdefault(dot, _ServedArrays())
-        reference = LazyDownloadRef("", arrays.ref_id, arrays.add(leaf, source), dot)
+        if dot not in self.arrays:
+            self.arrays[dot] = _ServedArrays()
+        arrays = self.arrays[dot]
+        reference = LazyDownloadRef("", arrays.ref_id, arrays.add(leaf, spec), dot)
         self._references.append(reference)
         return reference
+
+    def _dot_of(self, kind: str) -> Optional[int]:
+        if kind == NUMPY:
+            return dots.NUMPY_DOWNLOAD
+        return dots.TENSOR_DOWNLOAD if self._has_tensors else None
 
     def open(self, cell: Cell) -> None:
         for reference in self._references:
@@ -130,61 +135,17 @@ class _Served:
         return max((arrays.progress for arrays in self.arrays.values()), key=lambda progress: progress.done)
 
 
-def _dot_of(source: "_Source") -> Optional[int]:
-    if source.spec.kind == NUMPY:
-        fobs.register(NumpyArrayDecomposer)  # which else comes with the first array
-        return dots.NUMPY_DOWNLOAD
-    return dots.TENSOR_DOWNLOAD if fobs.get_dot_handler(dots.TENSOR_DOWNLOAD) else None
-
-
-class _Source:
-    """Where an array to be served is."""
-
-    def __init__(self, spec: ArraySpec, array: Any, buffer: Any = None, offset: int = 0):
-        self.spec = spec
-        self._array = array
-        self._buffer = buffer if isinstance(buffer, ArraysMap) and offset in buffer.rooms else None
-        self._offset = offset
-
-    def carried(self, name: str) -> Any:
-        """Returns the form in which nvflare carries the array."""
-        if self._buffer is None:
-            return join(name, self.spec, self._content())
-        view, end = memoryview(self._buffer), self._offset + self.spec.size
-        before, behind = frame_of(name, self.spec, view[self._offset : end])
-        start = self._offset - len(before)
-        view[start : self._offset], view[end : end + len(behind)] = before, behind
-        return view[start : end + len(behind)]
-
-    def _content(self) -> memoryview:
-        if isinstance(self._array, CarriedTensor):
-            tensor = self._array
-            return memoryview(tensor.buffer)[tensor.offset : tensor.offset + tensor.spec.size]
-        return specs.bytes_of(self._array)
-
-
-def _source_of(leaf: Any) -> Optional[_Source]:
+def _spec_of(leaf: Any) -> Optional[ArraySpec]:
     if isinstance(leaf, CarriedTensor):
-        return _Source(leaf.spec, leaf, leaf.buffer, leaf.offset)
-    if not specs.is_array(leaf):
-        return None
+        return leaf.spec
     try:
-        spec = specs.spec_of(leaf)
+        return specs.spec_of(leaf) if specs.is_array(leaf) else None
     except ArrayRefused:
         return None  # nvflare may know what to do with it
-    return _Source(spec, leaf, *_where(leaf)) if type(leaf) is np.ndarray else _Source(spec, leaf)
 
 
-def _where(array: np.ndarray) -> Tuple[Optional[ArraysMap], int]:
-    """Returns the memory that an array is in, and where, if it was handed over."""
-    base = array.base
-    while isinstance(base, np.ndarray):
-        base = base.base
-    base = base.obj if isinstance(base, memoryview) else base
-    if not isinstance(base, ArraysMap):
-        return None, 0
-    start = np.frombuffer(base, np.uint8, 1).__array_interface__["data"][0]
-    return base, array.__array_interface__["data"][0] - start
+def _carried(name: str, spec: ArraySpec, array: Any) -> memoryview:
+    return join(name, spec, array.content if isinstance(array, CarriedTensor) else specs.bytes_of(array))
 
 
 class _ServedArrays(Downloadable):
@@ -196,25 +157,23 @@ class _ServedArrays(Downloadable):
     def __init__(self):
         super().__init__(None)
         self.ref_id = str(uuid4())
-        self._sources: List[_Source] = []
+        self._arrays: List[Tuple[ArraySpec, Any]] = []
         self._numbers: Dict[int, int] = {}  # by id, of an array that is in the result more than once
-        self._kept = []  # what has these ids
         self._lock = threading.Lock()
         self._ahead: Tuple[int, Optional[Future]] = (-1, None)
         self._asked = 0  # index of the array after the last that was asked for
         self._has_ended = False  # the receiver was told that there is no more
         self.progress = Progress("served")
 
-    def add(self, array: Any, source: _Source) -> str:
+    def add(self, array: Any, spec: ArraySpec) -> str:
         """Returns the name of an array that will be served."""
         if id(array) not in self._numbers:
-            self._numbers[id(array)] = len(self._sources)
-            self._sources.append(source)
-            self._kept.append(array)
+            self._numbers[id(array)] = len(self._arrays)
+            self._arrays.append((spec, array))
         return f"T{self._numbers[id(array)]}"
 
     def begin(self) -> None:
-        self.progress.total = sum(source.spec.size for source in self._sources)
+        self.progress.total = sum(spec.size for spec, _ in self._arrays)
         self._make_ahead(0)
 
     @property
@@ -224,7 +183,7 @@ class _ServedArrays(Downloadable):
 
     def produce(self, state: Optional[dict], requester: str) -> Tuple[str, Any, dict]:
         start = state[_START] + state[_COUNT] if state else 0
-        self._asked, self._has_ended = start + 1, start >= len(self._sources)
+        self._asked, self._has_ended = start + 1, start >= len(self._arrays)
         if self._has_ended:
             self.progress.add(0)  # this is when the receiver had the last chunk
             return ProduceRC.EOF, None, {}
@@ -239,20 +198,20 @@ class _ServedArrays(Downloadable):
         return future.result() if future and made_for == start else self._make(start)
 
     def _make_ahead(self, start: int) -> None:
-        if start < len(self._sources):
+        if start < len(self._arrays):
             future = stream_thread_pool.submit(self._make, start)
             with self._lock:
                 self._ahead = start, future
 
     def _make(self, start: int) -> list:
         items, size = [], 0
-        for index in range(start, len(self._sources)):
-            if items and size + self._sources[index].spec.size > CHUNK_SIZE:
+        for number, (spec, array) in enumerate(self._arrays[start:], start):
+            if items and size + spec.size > CHUNK_SIZE:
                 break
-            items.append(self._sources[index].carried(f"T{index}"))
+            items.append(_carried(f"T{number}", spec, array))
             size += len(items[-1])
         return items
 
     def release(self) -> None:
         with self._lock:
-            self._sources, self._kept, self._ahead = [], [], (-1, None)
+            self._arrays, self._ahead = [], (-1, None)

@@ -31,7 +31,7 @@ MAX_PENDING_RECORDS = 10_000
 class OrderedSender:
     """An ordered queue of records with one sending thread, which exists only once there is a record."""
 
-    def __init__(self, send: Callable[[list], bool], batch_size: int = 1, is_held: bool = False):
+    def __init__(self, send: Callable[[list], bool], batch_size: int = 1, is_held: bool = False, pause: float = 0.0):
         """Initializes the sender; no thread is started yet.
 
         Args:
@@ -39,6 +39,7 @@ class OrderedSender:
                 raises, one of the batch is at fault: that one is dropped, the others are sent.
             batch_size: so many records are sent at a time, if there are.
             is_held: keep all until `release`, or `flush`.
+            pause: seconds that the first records after a while wait, unless somebody waits for them.
         """
         self.logger = get_obj_logger(self)
         self.dropped = 0  # not sent, and never will be
@@ -47,6 +48,8 @@ class OrderedSender:
         self._changed = threading.Condition()  # guards all below
         self._records = deque()  # those at the left are in the thread's hands
         self._is_held = is_held
+        self._pause = pause
+        self._is_awaited = False  # somebody waits for the records
         self._is_closed = False
         self._thread: Optional[threading.Thread] = None
 
@@ -73,10 +76,14 @@ class OrderedSender:
         """Waits (at most `timeout` seconds) until all records taken so far are sent; tells whether they are."""
         self.release()
         with self._changed:
+            self._is_awaited = True
+            self._changed.notify_all()
             try:
                 is_sent = wait_until(self._changed, lambda: not self._records, abort_signal, timeout)
             except TaskAborted:
                 return False
+            finally:
+                self._is_awaited = False
             if not is_sent:
                 self.logger.warning(f"{len(self._records)} log records still wait for their delivery after {timeout} s")
             return is_sent
@@ -101,9 +108,14 @@ class OrderedSender:
         self._changed.notify_all()
 
     def _send_all(self) -> None:
+        is_idle = True
         while True:
             with self._changed:
+                is_idle = is_idle or not self._records
                 wait_until(self._changed, lambda: self._is_closed or (self._records and not self._is_held))
+                if is_idle:
+                    wait_until(self._changed, lambda: self._is_closed or self._is_awaited, timeout=self._pause)
+                    is_idle = False
                 if self._is_closed:
                     return
                 batch = list(islice(self._records, self._batch_size))

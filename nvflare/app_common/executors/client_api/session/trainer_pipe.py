@@ -86,7 +86,7 @@ class TrainerPipe(Channel, CellPipe):
         if is_trainer:
             self.peer = self.peer_fqcn.replace(unique, token)
             use_few_threads(self.cell)
-        self.exchange = Exchange(carries_on=not is_trainer)
+        self.exchange = Exchange()
         self._pulse = threading.Thread(target=self._run, args=(self._beat,), name="client_api_pulse", daemon=True)
 
     @property

@@ -27,19 +27,20 @@ from tests.unit_test.app_common.executors.client_api.arrays.specs_test import AR
 MARK = b"0123456789abcdef"
 
 
-def on_the_heap(items: dict) -> list:
-    landing = HeapLanding()
-    for item in items.values():
-        land(item, "model/", landing)
-    return landing.arrays([f"model/{name}" for name in items])
-
-
-def in_shared_memory(items: dict) -> list:
-    landing = SharedLanding()
+def arrived(items: dict, landing):
+    """Returns what has become of a message that is a list of these arrays."""
     for item in items.values():
         land(item, "model/", landing)
     content = [placeholder(MARK, number) for number in range(len(items))]
-    placed = landing.finish(content, MARK, [f"model/{name}" for name in items])
+    return landing.finish(content, MARK, [f"model/{name}" for name in items])
+
+
+def on_the_heap(items: dict) -> list:
+    return arrived(items, HeapLanding())
+
+
+def in_shared_memory(items: dict) -> list:
+    placed = arrived(items, SharedLanding())
     arrays = placed.parcel.put_together(placed.memory.map(is_private=True))
     placed.memory.close()
     return arrays

@@ -282,7 +282,7 @@ class TestOtherHost:
     def test_malformed_piece(self, change):
         piece = {"transfer": 1, "size": 10, "offset": 0, "content": b"0123456789", **change}
         with pytest.raises(ArrayRefused):
-            Exchange(carries_on=True).take_piece(piece)
+            Exchange().take_piece(piece)
 
 
 class TestTensors:
@@ -306,7 +306,7 @@ class TestTensors:
             "landing = SharedLanding()\n"
             "landing.begin('t', ArraySpec('torch', 'bfloat16', (2,))).write(memoryview(b'abcd'))\n"
             "placed = landing.finish({'t': b'm' * 16 + bytes(4)}, b'm' * 16, ['t'])\n"
-            "job = Exchange(carries_on=True, makes_tensors=False)\n"
+            "job = Exchange(makes_tensors=False)\n"
             "with job.pack(Message(data=placed)) as packed:\n"
             "    tensor = job.unpack(packed.payload)['t']\n"
             "print(tensor.spec.dtype, tensor.nbytes, 'torch' in sys.modules)"

@@ -222,7 +222,7 @@ class TestLimits:
     def test_at_the_receiver(self):
         ends, message = Ends(), SimpleNamespace(data={"w": np.ones(MANY)})
         with ends.trainer.pack(message) as packed:
-            assert (Exchange(carries_on=False).unpack(packed.payload)["w"] == 1).all()
+            assert (Exchange().unpack(packed.payload)["w"] == 1).all()
             packed.payload["client_api.parcel"]["size"] *= 2
             with pytest.raises(ArrayRefused, match="larger than its memory"):
                 ends.job.unpack(packed.payload)

@@ -54,8 +54,8 @@ class Ends:
     """Two ends of an exchange, as a trainer and the job's process have them."""
 
     def __init__(self, can_share: bool = True):
-        self.trainer = Exchange(carries_on=False, can_share=can_share)
-        self.job = Exchange(carries_on=True, can_share=can_share)
+        self.trainer = Exchange(can_share=can_share)
+        self.job = Exchange(can_share=can_share)
 
     def to_job(self, data):
         return self.send(self.trainer, self.job, SimpleNamespace(data=data))
