@@ -140,7 +140,8 @@ class Federation(PocFederation):
                 session.shutdown("server", wait=False)
         for part in self.parts(role="relay"):
             part.send(SIGTERM)  # no command of the administrator's reaches a relay
-        pids = wait_for_end(lambda: [part.pid for part in self.parts()], SHUTDOWN_TIMEOUT)
+        # So long a trainer that has come too late waits for a job.
+        pids = wait_for_end(lambda: [part.pid for part in self.parts()], ATTACH_WAIT + SHUTDOWN_TIMEOUT)
         return [part for part in self.parts() if part.pid in pids]
 
     def _abort_jobs(self, session) -> None:
@@ -343,7 +344,9 @@ class Federation(PocFederation):
         ]
 
     def kill(self, role: str, owner: str = "", job_id: str = "") -> None:
-        self._signal(SIGKILL, role, owner, job_id)
+        """Kills processes, and returns when they have ended: so has by then what the kernel ends with them."""
+        killed = self._signal(SIGKILL, role, owner, job_id)
+        wait_for_end(lambda: [part.pid for part in self.parts(role, owner, job_id) if part in killed], STOP_TIMEOUT)
 
     def stop(self, role: str, owner: str = "", job_id: str = "") -> None:
         self._signal(SIGSTOP, role, owner, job_id)
@@ -351,11 +354,12 @@ class Federation(PocFederation):
     def resume(self, role: str, owner: str = "", job_id: str = "") -> None:
         self._signal(SIGCONT, role, owner, job_id)
 
-    def _signal(self, number, role: str, owner: str, job_id: str) -> None:
+    def _signal(self, number, role: str, owner: str, job_id: str) -> List[Part]:
         parts = self.parts(role, owner, job_id)
         assert parts, f"there is no {role} of {owner or 'anybody'}"
         for part in parts:
             part.send(number)
+        return parts
 
     def restart(self, name: str) -> None:
         """Kills a participant's own process, as a crash does, and starts it again."""
