@@ -10,10 +10,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 NVFLARE ?= nvflare
-WORKERS ?= 2
+WORKERS ?= 4
 CHAOS ?= .chaos
 SOAK_ROUNDS ?= 10
 FUZZ_EXAMPLES ?= 30000
+
+# Else each of a test's many processes compiles the modules of the tests again.
+unexport PYTHONDONTWRITEBYTECODE
 
 RUN := "$(VENV)/bin/python"
 PIP := $(RUN) -m pip --disable-pip-version-check -qq
@@ -35,7 +38,7 @@ demo: $(VENV)/.wheel  ## run a federated job with two sites in nvflare's simulat
 	@$(RUN) examples/hello_numpy/run.py $(DEMO_ARGS)
 
 test: $(VENV)/.wheel  ## run all tests against the installed wheel (TEST_ARGS="-k name")
-	@$(RUN) -m pytest -n $(WORKERS) --dist loadfile $(TEST_ARGS)
+	@$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
 # 5 is pytest's word for: TEST_ARGS has selected none of them.
 chaos: $(VENV)/.wheel  ## kill, stop and cut a real federation in every phase; report: .chaos/report.html (SOAK_ROUNDS=500)

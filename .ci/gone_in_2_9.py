@@ -29,18 +29,18 @@ TITLE = "What jobs of nvflare 2.8 can name and nvflare 2.9 does not have: made b
 
 
 def modules(package: Path) -> dict:
-    """Returns name -> syntax tree of each module."""
+    """Returns name -> text of each module."""
     result = {}
     for path in package.rglob("*.py"):
         parts = path.relative_to(package.parent).with_suffix("").parts
-        result[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = ast.parse(path.read_text())
+        result[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text()
     return result
 
 
-def classes(tree: ast.Module) -> dict:
+def classes(module: str) -> dict:
     """Returns name -> constructor arguments of each public class; without those of a constructor that takes any."""
     result = {}
-    for node in tree.body:
+    for node in ast.parse(module).body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             constructors = [item for item in node.body if getattr(item, "name", "") == "__init__"]
             arguments = [item.args for item in constructors if item.args.kwarg is None]
@@ -54,7 +54,7 @@ def main(old_package: str, new_package: str) -> None:
     roots = [name for name in gone if name.rpartition(".")[0] not in gone]
     lost_classes = sorted(f"{module}.{name}" for module in gone for name in classes(old[module]))
     lost_arguments = {}
-    for module in sorted(old.keys() & new.keys()):
+    for module in sorted(name for name in old.keys() & new.keys() if old[name] != new[name]):
         before, after = classes(old[module]), classes(new[module])
         for name in before.keys() & after.keys():
             missing = [argument for argument in before[name] if argument not in after[name]]

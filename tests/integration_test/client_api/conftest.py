@@ -36,9 +36,19 @@ from tests.unit_test.app_common.executors.conftest import (  # noqa: F401 - what
     nothing_left,
     real_stderr,
     site_log,
+    torch,
     watchdog,
+    watchdog_limit,
 )
 from tests.unit_test.app_common.executors.job_harness import PROJECT, SITE_NAME
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Side by side, those come first that may take long, as their watchdogs say: whatever is last runs alone."""
+    folder = Path(__file__).parent
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: -watchdog_limit(item) if folder in item.path.parents else 0)
 
 
 @pytest.fixture(scope="module")

@@ -47,6 +47,12 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "watchdog(seconds): the limit after which the test is taken to hang")
 
 
+def watchdog_limit(item: pytest.Item) -> float:
+    """Seconds after which a test is taken to hang."""
+    marker = item.get_closest_marker("watchdog")
+    return marker.args[0] if marker else WATCHDOG_TIMEOUT
+
+
 @pytest.fixture(scope="session")
 def real_stderr(request):
     """The terminal: what the watchdog writes must not end in pytest's capture."""
@@ -59,9 +65,7 @@ def real_stderr(request):
 @pytest.fixture(autouse=True)
 def watchdog(request, real_stderr):
     """Dumps the stacks of all threads and ends the run when a test hangs."""
-    marker = request.node.get_closest_marker("watchdog")
-    timeout = marker.args[0] if marker else WATCHDOG_TIMEOUT
-    faulthandler.dump_traceback_later(timeout, exit=True, file=real_stderr)
+    faulthandler.dump_traceback_later(watchdog_limit(request.node), exit=True, file=real_stderr)
     yield
     faulthandler.cancel_dump_traceback_later()
 
@@ -142,6 +146,12 @@ def job_factory(nothing_left, tmp_path, site_cell):
 def job(job_factory):
     """A job that has not started yet."""
     return job_factory(JOB_ID)
+
+
+@pytest.fixture(scope="session")
+def torch():
+    """Imported late, by the processes whose tests need it: that takes them two seconds."""
+    return pytest.importorskip("torch")
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import importlib
 import inspect
 import json
 import shlex
+import sys
 import textwrap
 from pathlib import Path
 
@@ -281,8 +282,12 @@ class TestInARecipe:
         "name, sent", [("fedavg", "FULL"), ("fedopt", "DIFF"), ("scaffold", "FULL"), ("cyclic", "FULL")]
     )
     @pytest.mark.parametrize("is_launched", [True, False])
-    def test_recipes_for_pytorch(self, scripts, tmp_path, name, sent, is_launched):
-        net = pytest.importorskip("torch").nn.Linear(2, 1)
+    def test_recipes_for_pytorch(self, torch, scripts, tmp_path, monkeypatch, name, sent, is_launched):
+        # In a file of its own: for a class of torch's, nvflare would put all of torch into the job.
+        (scripts / "net.py").write_text("import torch\n\nclass Net(torch.nn.Linear):\n    pass\n")
+        monkeypatch.syspath_prepend(str(scripts))
+        monkeypatch.delitem(sys.modules, "net", raising=False)
+        net = importlib.import_module("net").Net(2, 1)
         module = importlib.import_module(f"nvflare.app_opt.pt.recipes.{name}")
         make = next(getattr(module, key) for key in vars(module) if key.lower() == f"{name}recipe")
         old = make(

@@ -14,18 +14,16 @@
 
 """What parameters go through in the formats of a job, whichever the mode: a test class derives and gives `start`."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 
 from nvflare.apis.dxo import DataKind, from_shareable
 from tests.unit_test.app_common.executors.job_harness import LARGE, SMALL, assert_failed, make_task, model_of
 
-try:
-    import torch
-except ImportError:
-    torch = None
-
-needs_torch = pytest.mark.skipif(torch is None, reason="needs torch")
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs torch")
 
 # Tells what it got and sends one more than that.
 ADD_ONE = """
@@ -150,8 +148,7 @@ class FormatsContract:
             assert from_shareable(result).data_kind == DataKind.WEIGHT_DIFF
             assert (model_of(result).params["w"] == 1.0).all()
 
-    @needs_torch
-    def test_tensors_for_both(self, start, client_config):
+    def test_tensors_for_both(self, torch, start, client_config):
         client_config(params_exchange_format="pytorch", server_expected_format="pytorch")
         job = start(STATE_DICT)
         result = model_of(job.execute("train", make_task(current_round=0)))
@@ -159,9 +156,8 @@ class FormatsContract:
         assert type(again.params["parameter"]) is torch.Tensor
         assert again.metrics == {"accuracy": 0.5}
 
-    @needs_torch
     @pytest.mark.parametrize("transfer_type", ["FULL", "DIFF"])
-    def test_large_tensors_for_both(self, start, client_config, transfer_type):
+    def test_large_tensors_for_both(self, torch, start, client_config, transfer_type):
         keys = {"params_exchange_format": "pytorch", "server_expected_format": "pytorch"}
         client_config(params_transfer_type=transfer_type, **keys)
         job = start(ADD_ONE)

@@ -32,9 +32,9 @@ from nvflare.fuel.utils import fobs
 from nvflare.private.fed.client.client_json_config import ClientJsonConfigurator
 from tests.unit_test.app_common.executors.client_api.formats_contract import (
     ADD_ONE,
+    HAS_TORCH,
     FormatsContract,
     needs_torch,
-    torch,
 )
 from tests.unit_test.app_common.executors.job_harness import make_task, model_of
 
@@ -134,7 +134,7 @@ class TestKeys:
         (panic,) = job.panics
         assert f"server_expected_format pytorch needs the same params_exchange_format, not {exchanged}" in panic
 
-    @pytest.mark.skipif(torch is not None, reason="needs a Python without torch")
+    @pytest.mark.skipif(HAS_TORCH, reason="needs a Python without torch")
     def test_tensors_without_torch(self, job, client_config):
         client_config(params_exchange_format="pytorch", server_expected_format="pytorch")
         job.start(ClientAPIExecutor("external_process", command="python3 custom/none.py"))
@@ -190,8 +190,7 @@ class TestWhatIsSent:
         result = ResultConverter(None).process("train", FLModelUtils.to_shareable(model), FLContext())
         assert type(result.get_header("current_round")) is int
 
-    @needs_torch
-    def test_number_as_a_tensor_is_a_number(self):
+    def test_number_as_a_tensor_is_a_number(self, torch):
         sent = converted(metrics={"loss": torch.tensor([0.5])}, meta={"steps": torch.tensor(3)})
         assert sent.metrics == {"loss": 0.5} and sent.meta["steps"] == 3
         assert type(sent.metrics["loss"]) is float
@@ -200,8 +199,7 @@ class TestWhatIsSent:
     def test_result_without_a_model_keeps_its_metrics(self):
         assert converted(pt_to_numpy(), metrics={"loss": 0.5, "name": "a"}).metrics == {"loss": 0.5, "name": "a"}
 
-    @needs_torch
-    def test_tensors_as_arrays(self):
+    def test_tensors_as_arrays(self, torch):
         weight = torch.arange(2.0)
         params = {
             "parameter": torch.nn.Parameter(weight),
@@ -220,15 +218,13 @@ class TestWhatIsSent:
             "negative": [0.0, -1.0],
         }
 
-    @needs_torch
     @pytest.mark.parametrize("value", [{"a": 1}, [0.5], (1,), {1}, np.zeros(2)])
-    def test_what_would_be_left_out_is_named(self, value):
+    def test_what_would_be_left_out_is_named(self, torch, value):
         with pytest.raises(ValueError, match="parameter 'b' is a .*, which would be left out.*FrameworkType.RAW"):
             converted(pt_to_numpy(), params={"a": torch.ones(2), "b": value})
 
-    @needs_torch
     @pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn"])
-    def test_tensor_that_numpy_lacks_is_named(self, dtype):
+    def test_tensor_that_numpy_lacks_is_named(self, torch, dtype):
         tensor = torch.ones(2).to(getattr(torch, dtype))
         with pytest.raises(
             ValueError, match=f"'b' is a tensor of torch.{dtype}.*server_expected_format to pytorch.*cast"
@@ -251,25 +247,23 @@ class TestWhatIsSent:
             with pytest.raises(ValueError, match="parameter 'dense' is a .*not the list of arrays that Keras has"):
                 converted(converter, params={"relu": [], "dense": value})
 
-    @needs_torch
-    def test_views_arrive_as_the_script_sees_them(self, tensors):
+    def test_views_arrive_as_the_script_sees_them(self, torch, tensors):
         weight = torch.arange(2.0)
         params = {"conjugate": torch.complex(weight, weight).conj(), "negative": torch._neg_view(weight)}
         sent = fobs.loads(fobs.dumps(converted(params=dict(params)).params))
         assert all(torch.equal(sent[name], value) for name, value in params.items())
 
-    @needs_torch
     @pytest.mark.filterwarnings("ignore:ComplexHalf", "ignore:The PyTorch API of nested tensors")
     @pytest.mark.parametrize(
         "make, text",
         [
-            (lambda tensor: tensor.to_sparse(), "is a tensor that is not dense .torch.sparse_coo."),
-            (lambda tensor: tensor.to("meta"), "is a tensor that is not dense .on the meta device."),
-            (lambda tensor: torch.nested.nested_tensor([tensor]), "is a tensor that is not dense .nested."),
-            (lambda tensor: tensor.to(torch.complex32), "is a tensor of torch.complex32"),
+            (lambda torch: torch.ones(2, 2).to_sparse(), "is a tensor that is not dense .torch.sparse_coo."),
+            (lambda torch: torch.ones(2, 2, device="meta"), "is a tensor that is not dense .on the meta device."),
+            (lambda torch: torch.nested.nested_tensor([torch.ones(2, 2)]), "is a tensor that is not dense .nested."),
+            (lambda torch: torch.ones(2, 2, dtype=torch.complex32), "is a tensor of torch.complex32"),
         ],
     )
-    def test_tensor_that_cannot_be_sent_is_named(self, make, text, tensors):
+    def test_tensor_that_cannot_be_sent_is_named(self, torch, make, text, tensors):
         for converter in (None, pt_to_numpy()):
             with pytest.raises(ValueError, match=f"parameter 'b' {text}"):
-                converted(converter, params={"b": make(torch.ones(2, 2))})
+                converted(converter, params={"b": make(torch)})
