@@ -59,8 +59,8 @@ def main():
 def is_running(rank: int, one_more: torch.Tensor) -> bool:
     """Tells every rank whether there is one more round.
 
-    The tensor lives longer than the group: one that only gloo's thread still holds is freed by that thread, with the
-    interpreter's lock; and the end of a group waits for its threads, and keeps that lock.
+    The tensor lives longer than the group: one that Python has let go while gloo's thread still holds it can keep the
+    group, and the process, from ending.
     """
     if rank == 0:
         one_more.fill_(flare.is_running())
