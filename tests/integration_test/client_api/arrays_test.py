@@ -19,6 +19,8 @@ What the server has got it tells itself: the type and the bits of what it has pu
 
 import os
 import signal
+import threading
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,10 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
 from nvflare.apis.signal import Signal
+from nvflare.app_common.executors.client_api.arrays.pull import CHUNK_TRIES
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
+from nvflare.fuel.f3.streaming.download_service import OBJ_DOWNLOADER_CHANNEL, OBJ_DOWNLOADER_TOPIC
+from nvflare.fuel.utils.config_service import ConfigService
 from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
 from tests.integration_test.client_api.attach_harness import SHORT_LEASE, attached, fated
 from tests.integration_test.client_api.cell_harness import fetch_task
@@ -42,7 +47,15 @@ from tests.integration_test.client_api.external_jobs import (
     task_of,
 )
 from tests.unit_test.app_common.executors.client_api.process_watch import WITH_PROCESSES, limited_files
-from tests.unit_test.app_common.executors.job_harness import LARGE, LIMIT, MEDIUM, SMALL, assert_failed, model_of
+from tests.unit_test.app_common.executors.job_harness import (
+    LARGE,
+    LIMIT,
+    MEDIUM,
+    SMALL,
+    assert_failed,
+    model_of,
+    warm_up_pools,
+)
 
 pytestmark = WITH_PROCESSES
 
@@ -360,3 +373,36 @@ def test_server_that_loses_its_arrays(job, job_cell, site_log):
     task["DXO"]["data"]["w"] = lost
     assert_failed(job.execute("train", task), "the arrays of the task cannot be pulled")
     round_trip(job, job_cell)
+
+
+@pytest.fixture(scope="module")
+def silent_cell(federation, job_cell):  # that one has warmed up what all cells share
+    """A cell that never answers who asks it for arrays."""
+    cell, is_over = federation.join(f"silent-{uuid.uuid4().hex}"), threading.Event()
+    warm_up_pools(cell.core_cell.communicator.conn_manager.frame_mgr_executor)
+    cell.register_request_cb(OBJ_DOWNLOADER_CHANNEL, OBJ_DOWNLOADER_TOPIC, lambda request: is_over.wait())
+    yield cell
+    is_over.set()
+
+
+def test_server_that_stands_still(silent_cell, job, job_cell, site_log, client_config):
+    ConfigService.reset()  # it keeps what it was once asked for
+    client_config(np_streaming_per_request_timeout=0.5)
+    start(job, site_log, "", "")
+    task, silent = fetch_task(job_cell, LARGE, 3.0), silent_cell.get_fqcn()
+    task["DXO"]["data"]["w"] = LazyDownloadRef(silent, "any", "T0", model_of(task).params["w"].dot)
+    assert_failed(job.execute("train", task), f"the arrays of the task cannot be pulled from {silent}: timeout")
+    assert len(site_log.find(f"no byte of the arrays of the task has come from {silent} in")) == CHUNK_TRIES
+    round_trip(job, job_cell)
+
+
+def test_server_that_takes_nothing_of_a_result(job, job_cell, site_log):
+    start(job, site_log, "", "")
+    with job.engine.new_context() as fl_ctx:
+        result = job.executor.execute("train", fetch_task(job_cell, LARGE, 3.0), fl_ctx, Signal())
+        event_type = EventType.AFTER_TASK_RESULT_FILTER
+        job.executor.fire_event_with_data(event_type, fl_ctx, FLContextKey.TASK_RESULT, result)
+        for event_type in (EventType.BEFORE_SEND_TASK_RESULT, EventType.AFTER_SEND_TASK_RESULT):
+            job.engine.fire_event(event_type, fl_ctx)
+    (line,) = site_log.find("task 'train' (round 0)")
+    assert "served 0 of 13 MB in" in line.getMessage()
