@@ -43,12 +43,13 @@ from nvflare.app_common.executors.client_api.arguments import (  # noqa: F401
     ExecutionMode,
     check_arguments,
 )
+from nvflare.app_common.executors.client_api.arrays.pull import executors_of
 from nvflare.app_common.executors.client_api.backend_spec import (
     FAILURE_CAUSE_HEADER,
     ClientAPIBackendSpec,
     TrainerError,
 )
-from nvflare.app_common.executors.client_api.outside_text import clip_cause
+from nvflare.app_common.executors.client_api.formats.outside_text import clip_cause
 from nvflare.app_common.executors.client_api.server.analytics import UNHEARD, AnalyticsRelay, find_audience
 from nvflare.app_common.executors.client_api.server.lost_parent import fail_job_if_parent_is_gone
 from nvflare.app_common.executors.client_api.server.results import Results
@@ -231,19 +232,11 @@ class ClientAPIExecutor(Executor):
         except Exception:  # of an engine that fires no events
             self.logger.error(f"{cause}\n{secure_format_traceback()}")
 
-    def fail_job(self, cause: str, fl_ctx: FLContext) -> None:
-        """Ends the job at the server, where no reply of this site's would."""
-        cause = clip_cause(cause)
-        self.log_error(fl_ctx, cause)
-        self.fire_fed_event(EventType.FATAL_SYSTEM_ERROR, Shareable({"cause": cause}), fl_ctx)
-
     def _check_alone(self, fl_ctx: FLContext) -> None:
-        table = getattr(getattr(fl_ctx.get_prop(FLContextKey.RUNNER), "task_router", None), "task_table", None)
-        executors = table.values() if isinstance(table, dict) else ()  # a unit test's runner may be anything
-        modes = {id(e): e._execution_mode for e in executors if isinstance(e, ClientAPIExecutor)}
-        if list(modes.values()).count(self._execution_mode) > 1:
+        mode, others = self._execution_mode, set(executors_of(fl_ctx)) - {self}
+        if any(isinstance(other, ClientAPIExecutor) and other._execution_mode == mode for other in others):
             # They would write the same file for flare.init(), and the scripts take one another's tasks.
-            raise TrainerError(f"another {self._execution_mode} executor runs in this job: give one all their tasks")
+            raise TrainerError(f"another {mode} executor runs in this job: give one all their tasks")
 
     def _stop(self, fl_ctx: FLContext) -> None:
         backend, self._backend = self._backend, None
@@ -253,9 +246,9 @@ class ClientAPIExecutor(Executor):
             except Exception:
                 self.log_error(fl_ctx, f"the backend did not end well: {secure_format_traceback()}")
         self._results.close()
-        analytics, self._analytics = self._analytics, None
-        if analytics:
-            analytics.close()
+        if self._analytics:
+            self._analytics.close()
+            self._analytics = None
 
     def _relay(self, event_type: str, fl_ctx: FLContext) -> None:
         try:
@@ -266,7 +259,7 @@ class ClientAPIExecutor(Executor):
             if self._backend:
                 if event_type == InfoCollector.EVENT_TYPE_GET_STATS:
                     self._report_stats(fl_ctx)
-                self._results.handle_event(event_type, fl_ctx, self._backend)
+                self._results.handle_event(event_type, fl_ctx)
                 self._backend.handle_event(event_type, fl_ctx)
         except Exception:
             self.log_error(fl_ctx, f"event {event_type} was not handled: {secure_format_traceback()}", fire_event=False)

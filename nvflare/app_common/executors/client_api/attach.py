@@ -26,7 +26,6 @@ Exit codes: 0 the job or the script ended well, 1 the script failed, 2 wrong usa
 
 import argparse
 import os
-import signal
 import sys
 import threading
 import time
@@ -36,9 +35,9 @@ from enum import IntEnum
 from pathlib import Path
 from typing import List, Optional
 
-import nvflare.client.api as client_api
-from nvflare.app_common.executors.client_api.outside_text import clip_cause
-from nvflare.app_common.executors.client_api.owner_process import no_init_in_commands, run_as_main
+from nvflare.app_common.executors.client_api.formats.outside_text import clip_cause
+from nvflare.app_common.executors.client_api.owner_process import forget_contexts, no_init_in_commands, run_as_main
+from nvflare.app_common.executors.client_api.process.sigterm import Terminated, raise_on_sigterm
 from nvflare.app_common.executors.client_api.session.handshake import HandshakeError
 from nvflare.app_common.executors.client_api.session.rendezvous import (
     RENDEZVOUS_FILE,
@@ -53,6 +52,8 @@ from nvflare.client import api_context
 from nvflare.client.api_spec import CLIENT_API_TYPE_KEY
 from nvflare.fuel.utils.config_service import ConfigService
 from nvflare.security.logging import secure_format_traceback
+
+# Limits of attach; --wait is the only one that its user can set.
 
 # Seconds between two looks at the workspace: it may be on a shared file system, which tells nobody of new files.
 LOOK_INTERVAL = 0.2
@@ -211,12 +212,12 @@ def _run_script(script: str, args: List[str], config_file: str) -> int:
         code = ExitCode.REJECTED
         if _claim:
             _done.add(_claim.identity)
+    except Terminated:
+        code, how = ExitCode.TERMINATED, "it was terminated (SIGTERM)"
     except SystemExit as e:
         how = f"it exited with {e.code!r}"
         if e.code in (None, 0):
             code = ExitCode.ENDED
-        elif e.code is ExitCode.TERMINATED:
-            code, how = e.code, "it was terminated (SIGTERM)"
         elif isinstance(e.code, str):
             print(e.code, file=sys.stderr)
     except BaseException as e:  # the script's failure is told to the job, Ctrl-C included
@@ -232,53 +233,21 @@ def _run_script(script: str, args: List[str], config_file: str) -> int:
     return code
 
 
-def _end_well_on_sigterm() -> None:
-    """Has SIGTERM, by which schedulers stop a trainer, end the script in a way that the job hears of."""
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _terminate)
-
-
-def _terminate(*_) -> None:
-    sys.exit(ExitCode.TERMINATED)
-
-
-_mask_before_fork = threading.local()
-
-
-def _hold_sigterm() -> None:
-    # A signal that comes to a forked child before it has the handler that it should have would be lost.
-    is_ours = signal.getsignal(signal.SIGTERM) is _terminate
-    _mask_before_fork.value = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM} if is_ours else ())
-
-
-def _release_sigterm() -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, _mask_before_fork.value)
-
-
 def _let_go() -> None:
-    """Runs in each forked child: the claim is the parent's, and whoever terminates a worker wants no script to end."""
+    """Runs in each forked child: the claim is the parent's."""
     global _claim
     if _claim:
         _claim.let_go()
         _claim = None
-    if signal.getsignal(signal.SIGTERM) is _terminate:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _release_sigterm()
 
 
-os.register_at_fork(before=_hold_sigterm, after_in_parent=_release_sigterm, after_in_child=_let_go)
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _leave(reason: str) -> bool:
     """Leaves the session, and has the next `flare.init()` make a new one; tells whether the job was lost."""
     is_lost = False
-    with client_api.global_context_lock:
-        ours = {key: context for key, context in client_api.context_dict.items() if _is_of_claim(context)}
-        for key, context in ours.items():
-            del client_api.context_dict[key]
-            if client_api.default_context is context:
-                client_api.default_context = None
-    for context in ours.values():
+    for context in forget_contexts(_is_of_claim):
         agent = getattr(context.api, "flare_agent", None)  # only rank 0 has one
         if agent:
             is_lost = is_lost or agent.is_job_lost
@@ -350,9 +319,7 @@ def _parse(argv: Optional[List[str]]):
     parser.add_argument("--workspace", required=True, help="the site's workspace folder, or one above it")
     parser.add_argument("--job", help="attach to this job only (its id)")
     parser.add_argument("--site", help="attach to this site only (its name)")
-    parser.add_argument(
-        "--wait", type=_seconds, help="give up when there is no job in so many seconds (default: never)"
-    )
+    parser.add_argument("--wait", type=_seconds, help="give up after so many seconds without a job (default: never)")
     parser.add_argument("--follow", action="store_true", help="serve one job after another")
     parser.add_argument("script", nargs=argparse.REMAINDER, help="-- script.py and its arguments")
     args = parser.parse_args(argv)
@@ -367,7 +334,7 @@ def _parse(argv: Optional[List[str]]):
 def main(argv: Optional[List[str]] = None) -> int:
     """Runs the command line; returns an ExitCode. With --follow it is that of the last job that was served."""
     args = _parse(argv)
-    _end_well_on_sigterm()
+    raise_on_sigterm()
     try:
         return _attach(args)
     except KeyboardInterrupt:

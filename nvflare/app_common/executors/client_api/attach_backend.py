@@ -32,16 +32,14 @@ from typing import List, Optional, Tuple
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.arrays.arrival import HeapLanding, SharedLanding
-from nvflare.app_common.executors.client_api.arrays.memory import CAN_SHARE
-from nvflare.app_common.executors.client_api.arrays.pull import Puller, TaskArrays, nothing_else_sees_results
-from nvflare.app_common.executors.client_api.arrays.traffic import pull_leg
+from nvflare.app_common.executors.client_api.arrays.pull import Puller, TaskArrays
+from nvflare.app_common.executors.client_api.arrays.traffic import note_legs, pull_leg
 from nvflare.app_common.executors.client_api.backend_spec import (
     ClientAPIBackendContext,
     ClientAPIBackendSpec,
     TrainerError,
 )
-from nvflare.app_common.executors.client_api.process.job_launcher import LAUNCHER_COMPONENT, JobLauncher
+from nvflare.app_common.executors.client_api.process.foreign_launcher import LAUNCHER_COMPONENT, ForeignLauncher
 from nvflare.app_common.executors.client_api.session.bootstrap import (
     client_config,
     remove_stale_files,
@@ -77,10 +75,8 @@ class AttachBackend(ClientAPIBackendSpec):
         self._config = {}  # of the trainer's Client API
         self._fl_ctx: Optional[FLContext] = None
         self._foreign_pipe: Optional[Pipe] = None  # the job's own
-        self._launcher: Optional[JobLauncher] = None  # of the job's own, if it has one
+        self._launcher: Optional[ForeignLauncher] = None  # of the job's own, if it has one
         self._puller: Optional[Puller] = None
-        self._makes_tensors = True  # of what the trainer sends as tensors; else nobody here looks into them
-        self._legs = []  # of the last task
         self._changed = threading.Condition()  # guards the session, the rendezvous file and the fault
         self._session: Optional[TrainerSession] = None  # None while the next one is being opened
         self._sessions = 0
@@ -93,21 +89,18 @@ class AttachBackend(ClientAPIBackendSpec):
         if self._foreign_pipe is not None and not isinstance(self._foreign_pipe, Pipe):
             raise TrainerError(f"component {PIPE_COMPONENT} must be a Pipe, but is a {type(self._foreign_pipe)}")
         launcher = fl_ctx.get_engine().get_component(LAUNCHER_COMPONENT)
-        self._launcher = JobLauncher(launcher, fl_ctx) if launcher is not None else None
+        self._launcher = ForeignLauncher(launcher, fl_ctx) if launcher is not None else None
         remove_stale_files(fl_ctx)
         with ExitStack() as undo:
             undo.callback(self.finalize, fl_ctx)
-            self._puller = Puller(fl_ctx, context.executor)
             # What a pipe of the job's carries it carries as nvflare does.
-            if self._foreign_pipe is None:
-                self._makes_tensors = not nothing_else_sees_results(fl_ctx, context.executor)
-            self._config = client_config(context, fl_ctx, self._puller.is_on and not self._makes_tensors)
+            self._puller = Puller(fl_ctx, context.executor, is_handing_over=self._foreign_pipe is None)
+            self._config = client_config(context, fl_ctx, self._puller.carries_tensors)
             self._open_session()
             undo.pop_all()
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
-        can_share = self._foreign_pipe is None and CAN_SHARE
-        with self._puller.start(shareable, SharedLanding if can_share else HeapLanding, abort_signal) as task:
+        with self._puller.start(shareable, abort_signal) as task:
             return self._execute(task_name, task, fl_ctx, abort_signal)
 
     def _execute(self, task_name: str, task: TaskArrays, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
@@ -122,7 +115,7 @@ class AttachBackend(ClientAPIBackendSpec):
                 cause = str(e)
                 self.logger.warning(f"task {task_name!r} goes to the next trainer: {cause}")
                 continue
-            self._legs = [*pull_leg(task.pulled), *session.traffic.legs]
+            note_legs([*pull_leg(task.pulled), *session.traffic.legs], fl_ctx)
             return result
         raise TrainerError(f"{MAX_LOSSES} trainers in a row were lost with this task, the last one: {cause}")
 
@@ -174,7 +167,7 @@ class AttachBackend(ClientAPIBackendSpec):
             self._context.task_wait_timeout,
             self._context.result_wait_timeout,
             self._context.executor.relay_log_record,
-            find_death=lambda silence: self._find_loss(session, silence),
+            find_death=lambda silence: self._why_lost(session, silence),
             on_state=lambda state: self._handle_state(session, state),
             on_bad_proof=lambda: self._handle_bad_proof(session, next(bad_proofs)),
         )
@@ -200,10 +193,10 @@ class AttachBackend(ClientAPIBackendSpec):
         pipe_args = {**session_pipe_args(self._context, self._fl_ctx), "is_attached": True}
         content = session_bootstrap(self._config, pipe_args, self._fl_ctx)
         pipe = TrainerPipe(mode=Mode.PASSIVE.value, **pipe_args)
-        pipe.exchange.makes_tensors = self._makes_tensors
+        pipe.exchange.makes_tensors = self._puller.makes_tensors
         return pipe, content
 
-    def _find_loss(self, session: TrainerSession, silence: float) -> str:
+    def _why_lost(self, session: TrainerSession, silence: float) -> str:
         """Tells why a trainer that was silent for so many seconds counts as lost, or "" if it does not."""
         limit = self._context.heartbeat_timeout
         if not session.trainer or silence <= limit:
@@ -260,9 +253,6 @@ class AttachBackend(ClientAPIBackendSpec):
             self._changed.notify_all()
         if session:
             session.lose(fault)
-
-    def where_time_went(self) -> str:
-        return ", ".join(self._legs)
 
     def stats(self) -> dict:
         session = self._session

@@ -69,10 +69,6 @@ class ClientAPIBackendSpec(ABC):
         """Tells what an administrator should see of the backend; values are plain strings and numbers."""
         return {}
 
-    def where_time_went(self) -> str:
-        """Tells where the time of the last task went, as in `launched 2.1 s, trained 41.2 s`; empty: not known."""
-        return ""
-
     @abstractmethod
     def finalize(self, fl_ctx: FLContext) -> None:
         """Ends the trainer as far as the backend owns it and releases everything, at END_RUN.

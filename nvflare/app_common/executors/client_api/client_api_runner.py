@@ -26,25 +26,24 @@ and in a recipe, which has made its runner already:
 import inspect
 import os
 import shlex
-from enum import Enum
-from typing import Optional, Type
+from typing import Optional
 
 from nvflare.app_common.executors.client_api.arguments import ExecutionMode
 from nvflare.app_common.executors.client_api.formats.job_formats import (
     PARAMS_EXCHANGE_FORMAT,
     PARAMS_TRANSFER_TYPE,
     SERVER_EXPECTED_FORMAT,
-    find_format_fault,
+    format_fault,
+    value_of,
 )
 from nvflare.app_common.executors.client_api.migration.advice import unknown_argument
+from nvflare.app_common.executors.client_api.script.trainer_api import unsubscribe_all
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.app_common.executors.client_api_launcher_executor import ClientAPILauncherExecutor
 from nvflare.app_common.executors.in_process_client_api_executor import InProcessClientAPIExecutor
 from nvflare.app_common.widgets.external_configurator import ExternalConfigurator
 from nvflare.app_common.widgets.metric_relay import MetricRelay
 from nvflare.client.config import ExchangeFormat, TransferType
-from nvflare.client.in_process.api import TOPIC_ABORT, TOPIC_LOCAL_RESULT, TOPIC_LOG_DATA, TOPIC_STOP
-from nvflare.fuel.data_event.data_bus import DataBus
 from nvflare.fuel.utils.constants import FrameworkType
 from nvflare.job_config.api import FedJob, JobCtx
 from nvflare.job_config.defs import JobTargetType
@@ -246,7 +245,7 @@ def _take_out(site: ClientAppConfig, runner) -> None:
     """Removes an executor of ScriptRunner's, and the components that ScriptRunner has made for it."""
     site.executors.remove(runner)
     if isinstance(runner.executor, InProcessClientAPIExecutor):
-        _unsubscribe(runner.executor)
+        unsubscribe_all(runner.executor)  # its constructor has subscribed to what the scripts of this process say
         return
     relays = [c for c in site.components.values() if isinstance(c, MetricRelay)]
     ids = {runner.executor.pipe_id, runner.executor._launcher_id, *(relay.pipe_id for relay in relays)}
@@ -256,23 +255,14 @@ def _take_out(site: ClientAppConfig, runner) -> None:
             site.handlers[:] = [handler for handler in site.handlers if handler is not component]
 
 
-def _unsubscribe(executor: InProcessClientAPIExecutor) -> None:
-    """Its constructor has subscribed to what the scripts of this process say."""
-    bus = DataBus()
-    bus.unsubscribe(TOPIC_LOCAL_RESULT, executor.local_result_callback)
-    bus.unsubscribe(TOPIC_LOG_DATA, executor.log_result_callback)
-    for topic in (TOPIC_ABORT, TOPIC_STOP):
-        bus.unsubscribe(topic, executor.to_abort_callback)
-
-
 def _checked_formats(framework, server_expected_format, params_transfer_type) -> dict:
     if framework not in _FORMATS:
         frameworks = ", ".join(key.value for key in _FORMATS)
         raise ValueError(f"framework must be one of {frameworks}, but is {framework!r}")
     exchanged = _FORMATS[framework].value
-    expected = _value("server_expected_format", server_expected_format, ExchangeFormat)
-    transfer_type = _value("params_transfer_type", params_transfer_type, TransferType)
-    fault = find_format_fault(exchanged, expected, transfer_type)
+    expected = value_of("server_expected_format", server_expected_format, ExchangeFormat)
+    transfer_type = value_of("params_transfer_type", params_transfer_type, TransferType)
+    fault = format_fault(exchanged, expected, transfer_type)
     if fault:
         raise ValueError(f"framework {FrameworkType(framework).value}: {fault}")
     return {
@@ -280,14 +270,6 @@ def _checked_formats(framework, server_expected_format, params_transfer_type) ->
         SERVER_EXPECTED_FORMAT: expected,
         PARAMS_TRANSFER_TYPE: transfer_type,
     }
-
-
-def _value(name: str, value, choices: Type[Enum]) -> str:
-    try:
-        return choices(value).value
-    except ValueError:
-        allowed = ", ".join(choice.value for choice in choices)
-        raise ValueError(f"{name} must be one of {allowed}, but is {value!r}") from None
 
 
 def _checked_script(script, execution_mode: str) -> Optional[str]:

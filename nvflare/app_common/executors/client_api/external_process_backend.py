@@ -33,16 +33,15 @@ from typing import Callable, Optional
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.arrays.arrival import HeapLanding, SharedLanding
-from nvflare.app_common.executors.client_api.arrays.memory import CAN_SHARE
-from nvflare.app_common.executors.client_api.arrays.pull import Puller, nothing_else_sees_results
-from nvflare.app_common.executors.client_api.arrays.traffic import leg, pull_leg
+from nvflare.app_common.executors.client_api.arrays.pull import Puller
+from nvflare.app_common.executors.client_api.arrays.traffic import leg, note_legs, pull_leg
 from nvflare.app_common.executors.client_api.backend_spec import (
     ClientAPIBackendContext,
     ClientAPIBackendSpec,
     TrainerError,
 )
-from nvflare.app_common.executors.client_api.outside_text import told_by_script
+from nvflare.app_common.executors.client_api.formats.outside_text import told_by_script
+from nvflare.app_common.executors.client_api.process.limits import MIN_CPU_SECONDS
 from nvflare.app_common.executors.client_api.process.orphans import end_orphans
 from nvflare.app_common.executors.client_api.process.process_tree import TreeUsage
 from nvflare.app_common.executors.client_api.process.trainer_process import TrainerProcess
@@ -61,12 +60,8 @@ from nvflare.client.constants import CLIENT_API_CONFIG
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.log_utils import get_obj_logger
 
-# Limits of the backend; none can be set.
-
 # So many trainers in a row that ended without a result end the job.
 MAX_FAILURES = 3
-# CPU seconds that a tree must have used in a heartbeat timeout to count as alive.
-MIN_CPU_SECONDS = 0.02
 
 
 class _Trainer:
@@ -99,7 +94,7 @@ class _Trainer:
             context.task_wait_timeout,
             context.result_wait_timeout,
             context.executor.relay_log_record,
-            self._find_frozen,
+            self._why_frozen,
         )
 
     def launch(self, config: dict, fl_ctx: FLContext) -> None:
@@ -159,7 +154,7 @@ class _Trainer:
         cause = f"the trainer {self._context.command!r} ended {when}: {how}{tail}"
         self.session.lose(cause)
 
-    def _find_frozen(self, silence: float) -> str:
+    def _why_frozen(self, silence: float) -> str:
         """Tells why a trainer that was silent for so many seconds must be frozen, or "" if it need not be.
 
         Late heartbeats alone prove nothing: a C call may hold the interpreter for minutes, and uses the CPU meanwhile.
@@ -191,20 +186,16 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
         self._teardown: Optional[threading.Thread] = None  # of the trainer before
         self._turnover = threading.Lock()  # held while a trainer comes or goes: nobody sees a half-launched one
         self._puller: Optional[Puller] = None
-        self._makes_tensors = False  # of what the trainer sends as tensors; else nobody here looks into them
-        self._legs = []  # of the last task
         self._launches = 0
         self._failures = 0  # in a row
         self._is_ending = False
 
     def initialize(self, context: ClientAPIBackendContext, fl_ctx: FLContext) -> None:
         self._context = context
-        self._puller = Puller(fl_ctx, context.executor)
+        self._puller = Puller(fl_ctx, context.executor, is_handing_over=True)
         with ExitStack() as undo:
             undo.callback(self._puller.close)
-            self._makes_tensors = not nothing_else_sees_results(fl_ctx, context.executor)
-            carries_tensors = self._puller.is_on and not self._makes_tensors
-            self._config = client_config(context, fl_ctx, carries_tensors)
+            self._config = client_config(context, fl_ctx, self._puller.carries_tensors)
             remove_stale_files(fl_ctx)
             if count := end_orphans():
                 self.logger.info(f"killed {count} processes, which a job that is gone has left")
@@ -215,12 +206,12 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         try:
             # The arrays of the task come while a trainer starts.
-            with self._puller.start(shareable, SharedLanding if CAN_SHARE else HeapLanding, abort_signal) as task:
+            with self._puller.start(shareable, abort_signal) as task:
                 start, launches = time.monotonic(), self._launches
                 trainer = self._ready_trainer(fl_ctx, abort_signal)
                 legs = [leg("launched", time.monotonic() - start)] if self._launches > launches else []
                 result = trainer.session.execute(task_name, task.wait(), fl_ctx, abort_signal)
-            self._legs = [*legs, *pull_leg(task.pulled), *trainer.session.traffic.legs]
+            note_legs([*legs, *pull_leg(task.pulled), *trainer.session.traffic.legs], fl_ctx)
         except TrainerError as e:
             self._note_failure(str(e), fl_ctx)
             raise
@@ -250,7 +241,7 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
                 raise TrainerError("the job ends")
             self._launches += 1
             try:
-                trainer = _Trainer(self._context, self._makes_tensors, fl_ctx, self._launches)
+                trainer = _Trainer(self._context, self._puller.makes_tensors, fl_ctx, self._launches)
                 trainer.launch(self._config, fl_ctx)
             except (OSError, RuntimeError, ValueError) as e:
                 raise TrainerError(f"command {self._context.command!r} cannot be launched: {e}") from e
@@ -273,9 +264,6 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
             self._context.executor.system_panic(
                 f"{MAX_FAILURES} tasks in a row failed in external_process, the last one: {first_line}", fl_ctx
             )
-
-    def where_time_went(self) -> str:
-        return ", ".join(self._legs)
 
     def stats(self) -> dict:
         trainer = self._trainer

@@ -32,9 +32,8 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo
-from nvflare.app_common.executors.client_api.arrays.arrival import HeapLanding
 from nvflare.app_common.executors.client_api.arrays.pull import Puller
-from nvflare.app_common.executors.client_api.arrays.traffic import leg, pull_leg
+from nvflare.app_common.executors.client_api.arrays.traffic import leg, note_legs, pull_leg
 from nvflare.app_common.executors.client_api.backend_spec import (
     ClientAPIBackendContext,
     ClientAPIBackendSpec,
@@ -49,11 +48,10 @@ from nvflare.client.api_spec import CLIENT_API_KEY
 from nvflare.client.config import ConfigKey
 from nvflare.client.in_process.api import TOPIC_GLOBAL_RESULT, TOPIC_LOCAL_RESULT, TOPIC_LOG_DATA, TOPIC_STOP
 from nvflare.fuel.data_event.data_bus import DataBus
-from nvflare.fuel.data_event.event_manager import EventManager
 from nvflare.fuel.utils.log_utils import get_obj_logger
 from nvflare.security.logging import secure_format_exception
 
-# Seconds that the end of the job waits for a script that was told to stop.
+# Seconds that the end of the job waits for a script that was told to stop; nobody can set them.
 SCRIPT_STOP_TIMEOUT = 5.0
 # What bounds the wait for a result, and for the script to take the task.
 _RESULT_LIMIT = "result_wait_timeout"
@@ -66,7 +64,6 @@ class InProcessBackend(ClientAPIBackendSpec):
     def __init__(self):
         self.logger = get_obj_logger(self)
         self._data_bus = DataBus()
-        self._events = EventManager(self._data_bus)
         self._exchange = TaskHandover()
         self._context: Optional[ClientAPIBackendContext] = None
         self._runner: Optional[ScriptThread] = None
@@ -74,7 +71,6 @@ class InProcessBackend(ClientAPIBackendSpec):
         self._untold_failure = ""  # why the script ended while no task was running
         self._was_told = False  # by a task that failed of it
         self._puller: Optional[Puller] = None
-        self._legs = []  # of the last task
         self._cleanup = ExitStack()
 
     def initialize(self, context: ClientAPIBackendContext, fl_ctx: FLContext) -> None:
@@ -128,24 +124,21 @@ class InProcessBackend(ClientAPIBackendSpec):
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         exchange = self._exchange
-        with self._puller.start(shareable, HeapLanding, abort_signal) as task:
+        with self._puller.start(shareable, abort_signal) as task:
             shareable = task.wait()
         exchange.open_task(task_name)
         try:
             if not self._has_ended():
-                self._events.fire_event(TOPIC_GLOBAL_RESULT, shareable)
+                self._data_bus.publish([TOPIC_GLOBAL_RESULT], shareable)
             handed_over = time.monotonic()
             with exchange.changed:
                 self._wait(lambda: exchange.delivered is None, abort_signal, handed_over, *_BOTH_LIMITS)
                 taken = time.monotonic()
                 self._wait(lambda: exchange.has_result, abort_signal, handed_over, _RESULT_LIMIT)
-                self._legs = [*pull_leg(task.pulled), leg("trained", time.monotonic() - taken)]
+                note_legs([*pull_leg(task.pulled), leg("trained", time.monotonic() - taken)], fl_ctx)
                 return exchange.result
         finally:
             exchange.close_task()
-
-    def where_time_went(self) -> str:
-        return ", ".join(self._legs)
 
     def _wait(self, predicate: Callable[[], bool], abort_signal: Signal, start: float, *timeouts: str) -> None:
         exchange = self._exchange
@@ -191,7 +184,7 @@ class InProcessBackend(ClientAPIBackendSpec):
         thread, self._thread = self._thread, None
         if thread is None:
             return
-        self._events.fire_event(TOPIC_STOP, "the job ends")
+        self._data_bus.publish([TOPIC_STOP], "the job ends")
         thread.join(SCRIPT_STOP_TIMEOUT)
         if thread.is_alive():
             self.logger.warning(

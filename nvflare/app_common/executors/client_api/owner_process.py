@@ -26,11 +26,11 @@ import threading
 import types
 import weakref
 from contextlib import contextmanager
-from typing import Callable, Iterator, Optional
+from typing import Callable, Iterator, List, Optional
 
 import nvflare.client.api as client_api
 from nvflare.client import api_context
-from nvflare.client.api_context import ClientAPIType
+from nvflare.client.api_context import APIContext, ClientAPIType
 from nvflare.client.api_spec import CLIENT_API_TYPE_KEY
 from nvflare.fuel.f3 import communicator
 from nvflare.security.logging import secure_format_traceback
@@ -116,6 +116,17 @@ def _let_go() -> None:
 
 
 os.register_at_fork(after_in_child=_let_go)
+
+
+def forget_contexts(is_over: Callable[[APIContext], bool]) -> List[APIContext]:
+    """Has the next `flare.init()` make a new context where it would find one that is over; returns those."""
+    with client_api.global_context_lock:
+        over = {key: context for key, context in client_api.context_dict.items() if is_over(context)}
+        for key in over:
+            del client_api.context_dict[key]
+        if client_api.default_context is not None and is_over(client_api.default_context):
+            client_api.default_context = None
+    return list(over.values())
 
 
 @contextmanager

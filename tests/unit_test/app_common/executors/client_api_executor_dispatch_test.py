@@ -31,7 +31,7 @@ from nvflare.apis.signal import Signal
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendSpec, TrainerError
-from nvflare.app_common.executors.client_api.outside_text import MAX_CAUSE_BYTES
+from nvflare.app_common.executors.client_api.formats.outside_text import MAX_CAUSE_BYTES
 from nvflare.app_common.executors.client_api.waiting import TaskAborted
 from nvflare.app_common.executors.client_api_executor import (
     ALL_EXECUTION_MODES,

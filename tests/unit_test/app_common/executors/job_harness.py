@@ -42,7 +42,7 @@ from nvflare.apis.workspace import Workspace
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.executors.client_api.backend_spec import FAILURE_CAUSE_HEADER
-from nvflare.app_common.executors.client_api.outside_text import MAX_CAUSE_BYTES
+from nvflare.app_common.executors.client_api.formats.outside_text import MAX_CAUSE_BYTES
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
 from nvflare.fuel.f3.cellnet.cell import Cell

@@ -26,15 +26,16 @@ import re
 import time
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import nvflare.fuel.utils.app_config_utils as app_config
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_constant import ConfigVarName, FilterKey, FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.arrays.arrival import Frames, Landing, land
+from nvflare.app_common.executors.client_api.arrays.arrival import Frames, HeapLanding, Landing, SharedLanding, land
 from nvflare.app_common.executors.client_api.arrays.cells import NotConnected, OwnCell
+from nvflare.app_common.executors.client_api.arrays.memory import CAN_SHARE
 from nvflare.app_common.executors.client_api.arrays.parcels import new_mark, placeholder, replace_leaves
 from nvflare.app_common.executors.client_api.arrays.progress import Progress
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
@@ -96,22 +97,16 @@ class TaskArrays:
             self._pull.add_done_callback(lambda _: self._landing.close())
 
 
-def nothing_else_sees_tasks(fl_ctx: FLContext, executor: Executor) -> bool:
-    """Whether no filter of task data, no other kind of executor and no component that looks at tasks is in the job."""
-    chain, direction = Scope.TASK_DATA_FILTERS_NAME, FilterKey.IN
-    return _nothing_else_sees(fl_ctx, executor, chain, direction, r"TASK_DATA|__task_data__")
+# What else may see the arrays of tasks, or of results: a chain of filters, and a component that names a property.
+_TASKS = (Scope.TASK_DATA_FILTERS_NAME, FilterKey.IN, r"TASK_DATA|__task_data__")
+_RESULTS = (Scope.TASK_RESULT_FILTERS_NAME, FilterKey.OUT, r"TASK_RESULT|__task_result__")
 
 
-def nothing_else_sees_results(fl_ctx: FLContext, executor: Executor) -> bool:
-    """Whether no filter of results, no other kind of executor and no component that looks at results is in the job."""
-    chain, direction = Scope.TASK_RESULT_FILTERS_NAME, FilterKey.OUT
-    return _nothing_else_sees(fl_ctx, executor, chain, direction, r"TASK_RESULT|__task_result__")
-
-
-def _nothing_else_sees(fl_ctx: FLContext, executor: Executor, chain: str, direction: str, prop: str) -> bool:
+def _nothing_else_sees(what: Tuple[str, str, str], fl_ctx: FLContext, executor: Executor) -> bool:
+    """Whether no filter of it, no other kind of executor and no component that looks at it is in the job."""
+    chain, direction, prop = what
     runner, scope = fl_ctx.get_prop(FLContextKey.RUNNER), fl_ctx.get_prop(FLContextKey.SCOPE_OBJECT)
-    table = getattr(getattr(runner, "task_router", None), "task_table", None)
-    if not isinstance(table, dict) or {type(other) for other in table.values()} != {type(executor)}:
+    if {type(other) for other in executors_of(fl_ctx)} != {type(executor)}:
         return False
     suffix = FilterKey.DELIMITER + direction
     if any(key.endswith(suffix) and filters for key, filters in getattr(runner, chain).items()):
@@ -120,6 +115,12 @@ def _nothing_else_sees(fl_ctx: FLContext, executor: Executor, chain: str, direct
         return False
     components = fl_ctx.get_engine().get_all_components()
     return not any(_names(type(component), prop) for component in components.values())
+
+
+def executors_of(fl_ctx: FLContext) -> List[Executor]:
+    """Returns the executors of the job, one for each of its tasks; the runner of a unit test knows of none."""
+    table = getattr(getattr(fl_ctx.get_prop(FLContextKey.RUNNER), "task_router", None), "task_table", None)
+    return list(table.values()) if isinstance(table, dict) else []
 
 
 def _names(kind: type, prop: str) -> bool:
@@ -152,21 +153,25 @@ class _Chunk:
 
 
 class Puller:
-    def __init__(self, fl_ctx: FLContext, executor: Executor):
+    def __init__(self, fl_ctx: FLContext, executor: Executor, is_handing_over: bool = False):
         """Has the tasks of the job come without their arrays, where that is possible.
 
         Args:
             fl_ctx: the context, at START_RUN.
             executor: the one that asks.
+            is_handing_over: to a trainer in another process: the arrays land in memory that it can be given.
         """
         self.logger = get_obj_logger(self)
+        self._make_landing = SharedLanding if is_handing_over and CAN_SHARE else HeapLanding
+        # Of what the trainer sends as tensors; else nobody here looks into them.
+        self.makes_tensors = not (is_handing_over and _nothing_else_sees(_RESULTS, fl_ctx, executor))
         self._channels = set()
         self._fl_ctx = fl_ctx
         self._cell: Optional[OwnCell] = None  # once it is needed
         self._landing: Tuple[str, Optional[Landing]] = ("", None)  # of the pull that goes on: prefix of names, landing
         self._expected: Optional[_Chunk] = None  # that was asked for last
         self._fault = ""  # why a chunk that has come could not be taken
-        if nothing_else_sees_tasks(fl_ctx, executor):
+        if _nothing_else_sees(_TASKS, fl_ctx, executor):
             cell = fl_ctx.get_engine().get_cell()
             # Without these two, nvflare's own, no cell of ours could read an answer from its frames.
             if isinstance(cell, Cell) and hasattr(Cell, "_process_reply") and "requests_dict" in vars(cell):
@@ -174,19 +179,13 @@ class Puller:
                 self._channels.add(CellChannel.SERVER_COMMAND)
 
     @property
-    def is_on(self) -> bool:
-        """Whether tasks come without their arrays."""
-        return bool(self._channels)
+    def carries_tensors(self) -> bool:
+        """Whether nobody in this process looks into a tensor, neither of a task nor of a result."""
+        return bool(self._channels) and not self.makes_tensors
 
-    def start(self, task: Any, make_landing: Callable[[], Landing], abort_signal: Signal) -> TaskArrays:
-        """Begins to pull the arrays of a task, if it has not come with them.
-
-        Args:
-            task: as it came.
-            make_landing: makes the place for the arrays.
-            abort_signal: ends it.
-        """
-        references, landing, stop = _references(task), make_landing(), Signal(parent=abort_signal)
+    def start(self, task: Any, abort_signal: Signal) -> TaskArrays:
+        """Begins to pull the arrays of a task, if it has not come with them; the abort signal ends that."""
+        references, landing, stop = _references(task), self._make_landing(), Signal(parent=abort_signal)
         pull = stream_thread_pool.submit(self._pull, task, references, landing, stop) if references else None
         return TaskArrays(task, pull, landing, stop)
 

@@ -17,12 +17,15 @@
 import threading
 from typing import List, Optional
 
+from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from nvflare.app_common.executors.client_api.arrays.parcels import array_bytes
 from nvflare.app_common.executors.client_api.arrays.pull import Pulled
 
 # Header of a result: seconds from the trainer having the task to its `flare.send()`; the session takes it out.
 TRAIN_SECONDS = "client_api_train_seconds"
+# Property of a task's context.
+_LEGS = "__client_api_legs__"
 
 
 def leg(what: str, seconds: float, size: int = 0) -> str:
@@ -33,6 +36,15 @@ def leg(what: str, seconds: float, size: int = 0) -> str:
 
 def pull_leg(pulled: Optional[Pulled]) -> List[str]:
     return [leg("pulled", pulled.seconds, pulled.size)] if pulled else []
+
+
+def note_legs(legs: List[str], fl_ctx: FLContext) -> None:
+    """Notes in the context of a task where its time went until its result was here."""
+    fl_ctx.set_prop(_LEGS, legs, private=True, sticky=False)
+
+
+def noted_legs(fl_ctx: FLContext) -> List[str]:
+    return fl_ctx.get_prop(_LEGS, [])
 
 
 class Traffic:

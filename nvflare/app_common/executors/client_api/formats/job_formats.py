@@ -22,7 +22,7 @@ parameters on. Only where tensors travel as tensors does it need torch, to read 
 import logging
 import sys
 from enum import Enum
-from typing import Type
+from typing import Any, Optional, Type
 
 from nvflare.apis.fl_constant import SystemConfigs
 from nvflare.app_common.executors.client_api.arrays.tensors import carry_tensors
@@ -36,6 +36,11 @@ from nvflare.fuel.utils.import_utils import optional_import
 PARAMS_EXCHANGE_FORMAT = "params_exchange_format"
 SERVER_EXPECTED_FORMAT = "server_expected_format"
 PARAMS_TRANSFER_TYPE = "params_transfer_type"
+_DEFAULTS = {
+    PARAMS_EXCHANGE_FORMAT: ExchangeFormat.NUMPY,
+    SERVER_EXPECTED_FORMAT: ExchangeFormat.NUMPY,
+    PARAMS_TRANSFER_TYPE: TransferType.FULL,
+}
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +54,16 @@ def job_formats(carries_tensors: bool = False) -> dict:
     Raises:
         TrainerError: a key has a value that is not allowed, or not together with the others; names them and what is.
     """
-    exchanged = _choice(PARAMS_EXCHANGE_FORMAT, ExchangeFormat, ExchangeFormat.NUMPY)
-    expected = _choice(SERVER_EXPECTED_FORMAT, ExchangeFormat, ExchangeFormat.NUMPY)
-    transfer_type = _choice(PARAMS_TRANSFER_TYPE, TransferType, TransferType.FULL)
-    fault = find_format_fault(exchanged, expected, transfer_type)
+    # nvflare keeps the job's client config here, whatever its file format was (.json, .conf or .yml).
+    config = ConfigService.get_section(SystemConfigs.APPLICATION_CONF) or {}
+    try:
+        exchanged, expected, transfer_type = (
+            value_of(f"{key} in the job's client config", config.get(key, default), type(default))
+            for key, default in _DEFAULTS.items()
+        )
+    except ValueError as e:
+        raise TrainerError(str(e)) from None
+    fault = format_fault(exchanged, expected, transfer_type)
     if fault:
         raise TrainerError(fault)
     if exchanged == ExchangeFormat.PYTORCH and expected != ExchangeFormat.NUMPY:
@@ -69,8 +80,8 @@ def job_formats(carries_tensors: bool = False) -> dict:
     }
 
 
-def find_format_fault(exchanged: str, expected: str, transfer_type: str) -> str:
-    """Tells why these values of the three keys do not go together; empty if they do."""
+def format_fault(exchanged: str, expected: str, transfer_type: str) -> Optional[str]:
+    """Tells why these values of the three keys do not go together; None if they do."""
     if transfer_type == TransferType.DIFF and exchanged not in DIFF_FUNCS:
         return (
             f"{PARAMS_TRANSFER_TYPE} {transfer_type} is only possible with {PARAMS_EXCHANGE_FORMAT} "
@@ -79,18 +90,20 @@ def find_format_fault(exchanged: str, expected: str, transfer_type: str) -> str:
     if expected == ExchangeFormat.PYTORCH and exchanged != expected:
         # The trainer's Client API knows tensors only then, and would not get to read the task.
         return f"{SERVER_EXPECTED_FORMAT} {expected} needs the same {PARAMS_EXCHANGE_FORMAT}, not {exchanged}"
-    return ""
+    return None
 
 
-def _choice(key: str, choices: Type[Enum], default: Enum) -> str:
-    # nvflare keeps the job's client config here, whatever its file format was (.json, .conf or .yml).
-    config = ConfigService.get_section(SystemConfigs.APPLICATION_CONF) or {}
-    value = config.get(key, default.value)
+def value_of(name: str, member: Any, choices: Type[Enum]) -> str:
+    """Returns the value of an enum's member, which may be given as that.
+
+    Raises:
+        ValueError: there is no such member; names what it was for, and what is allowed.
+    """
     try:
-        return choices(value).value
+        return choices(member).value
     except ValueError:
         allowed = ", ".join(choice.value for choice in choices)
-        raise TrainerError(f"{key} in the job's client config must be one of {allowed}, but is {value!r}") from None
+        raise ValueError(f"{name} must be one of {allowed}, but is {member!r}") from None
 
 
 def register_tensors() -> None:

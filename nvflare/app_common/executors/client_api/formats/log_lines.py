@@ -25,7 +25,7 @@ import re
 import sys
 from typing import Callable, Dict, NamedTuple, Tuple
 
-from nvflare.app_common.executors.client_api.outside_text import readable
+from nvflare.app_common.executors.client_api.formats.outside_text import readable
 from nvflare.app_common.executors.task_script_runner import log_print
 
 _LEVELS = {name: getattr(logging, name) for name in ("DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL", "FATAL")}

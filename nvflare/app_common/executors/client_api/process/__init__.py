@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A process tree that ends when it should, what it prints, and what it uses."""
+"""A process tree that ends when it should, what it prints and uses; a job's own launcher; SIGTERM in attach."""

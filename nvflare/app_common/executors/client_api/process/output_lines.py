@@ -19,22 +19,14 @@ Nothing here reads or logs: bytes and the time go in, lines come out.
 
 from typing import List, Optional
 
-from nvflare.app_common.executors.client_api.outside_text import readable
-from nvflare.app_common.executors.client_api.process.process_guard import (
-    BRACKET_COST,
-    LINE_COST,
-    LOG_BURST,
-    LOG_RATE,
-    MAX_LINE_BYTES,
-    TAIL_BYTES,
-    TAIL_LINES,
-)
+from nvflare.app_common.executors.client_api.formats.outside_text import readable
+from nvflare.app_common.executors.client_api.process import limits
 
 
 class OutputLines:
     """Makes log lines of a byte stream, in bounded memory and at a bounded rate. Pure: the clock is passed in."""
 
-    def __init__(self, rate: float = LOG_RATE, burst: float = LOG_BURST):
+    def __init__(self, rate: float = limits.LOG_RATE, burst: float = limits.LOG_BURST):
         self._rate = rate
         self._burst = burst
         self._budget = burst
@@ -50,7 +42,7 @@ class OutputLines:
 
     def feed(self, data: bytes, now: float) -> List[str]:
         """Takes output, returns the lines to log now. `now` is in seconds, monotonic."""
-        self._tail = (self._tail + data[-TAIL_BYTES:])[-TAIL_BYTES:]
+        self._tail = (self._tail + data[-limits.TAIL_BYTES :])[-limits.TAIL_BYTES :]
         elapsed = 0.0 if self._clock is None else now - self._clock
         self._budget = min(self._burst, self._budget + elapsed * self._rate)
         self._clock = now
@@ -66,31 +58,31 @@ class OutputLines:
         return self._take_notice() + ([_text(rest)] if rest else [])
 
     def tail(self) -> str:
-        """Returns the last lines, logged or not, at most TAIL_LINES and TAIL_BYTES."""
+        """Returns the last lines, logged or not, at most limits.TAIL_LINES and limits.TAIL_BYTES."""
         lines = [readable(line) for line in self._tail.decode(errors="replace").splitlines()]
-        return "\n".join([line for line in lines if line.strip()][-TAIL_LINES:])
+        return "\n".join([line for line in lines if line.strip()][-limits.TAIL_LINES :])
 
     def _split(self, data: bytes) -> List[str]:
         # A carriage return ends a line too: progress bars know no other end.
         *lines, self._rest = (self._rest + data).replace(b"\r", b"\n").split(b"\n")
-        if len(self._rest) > MAX_LINE_BYTES:
+        if len(self._rest) > limits.MAX_LINE_BYTES:
             lines.append(self._rest)
             self._rest = b""
         logged = []
         for line in lines:
-            for start in range(0, len(line), MAX_LINE_BYTES):
-                piece = line[start : start + MAX_LINE_BYTES]
+            for start in range(0, len(line), limits.MAX_LINE_BYTES):
+                piece = line[start : start + limits.MAX_LINE_BYTES]
                 if self._budget <= 0:
                     self._count_dropped(1, len(piece))
                     continue
-                self._budget -= len(piece) + LINE_COST + len(piece) * piece.count(b"[") // BRACKET_COST
+                self._budget -= len(piece) + limits.LINE_COST + len(piece) * piece.count(b"[") // limits.BRACKET_COST
                 logged.append(_text(piece))
         return logged
 
     def _drop(self, data: bytes) -> None:
         # At 100 MB/s there is time to count, not to split.
         self._count_dropped(data.count(b"\n"), len(data))
-        self._rest = data[max(data.rfind(b"\n") + 1, len(data) - MAX_LINE_BYTES) :]
+        self._rest = data[max(data.rfind(b"\n") + 1, len(data) - limits.MAX_LINE_BYTES) :]
 
     def _count_dropped(self, lines: int, size: int) -> None:
         self._dropped_lines += lines

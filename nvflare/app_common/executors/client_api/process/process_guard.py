@@ -33,32 +33,13 @@ import sys
 import time
 from collections import namedtuple
 
-# All limits of a trainer process. They stand here because a guard can import nothing of ours. Times are in seconds.
-
-# For an exit by itself after the end of the session, and from SIGTERM to SIGKILL; a job sets both by its executor.
-SHUTDOWN_TIMEOUT = 30.0
-STOP_GRACE_PERIOD = 30.0
-# From the start of the guard to that of the command: tens of ms, or a thrashing machine.
-LAUNCH_LIMIT = 60.0
-# In which processes are expected to vanish after SIGKILL.
+# The guard's own limits; the others of this room are in limits.py, which a guard cannot import. None can be set.
+# Seconds in which processes are expected to vanish after SIGKILL.
 KILL_LIMIT = 1.5
-# After the grace period, before a guard counts as deaf.
-GUARD_LIMIT = 2 * KILL_LIMIT
-# Between two scans: catches what was forked during a scan, and kernels without pidfd.
+# Seconds between two scans: catches what was forked during a scan, and kernels without pidfd.
 RESCAN_INTERVAL = 0.05
 # poll() counts milliseconds in 31 bits; a longer wait is taken up again.
 MAX_POLL = 1_000_000
-# Output is read in pieces as large as a pipe, and at an exit so many of them: a descendant may flood for ever.
-READ_BYTES, DRAIN_READS = 65536, 16
-# Of output that is logged: a line, the rate per second, what may come at once, what a line costs beside its text.
-MAX_LINE_BYTES = 8192
-LOG_RATE = 128 * 1024
-LOG_BURST = 4 * LOG_RATE
-LINE_COST = 100
-# nvflare's formatters look from each bracket through the rest of its line: so many bytes of that cost one of text.
-BRACKET_COST = 32
-# Of output that is kept for the cause of a failure, which has 4 KB in all.
-TAIL_LINES, TAIL_BYTES = 50, 3072
 
 TAG_NAME = "NVFLARE_TRAINER_TAG"
 LIFELINE = 0

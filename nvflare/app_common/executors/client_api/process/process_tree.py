@@ -38,16 +38,10 @@ from contextlib import ExitStack
 from enum import Enum
 from typing import Callable, List, Mapping, NamedTuple, Optional, Sequence
 
-from nvflare.app_common.executors.client_api.outside_text import told_by_script
-from nvflare.app_common.executors.client_api.process import process_guard
+from nvflare.app_common.executors.client_api.formats.outside_text import told_by_script
+from nvflare.app_common.executors.client_api.process import limits, process_guard
 from nvflare.app_common.executors.client_api.process.orphans import new_tag
 from nvflare.app_common.executors.client_api.process.output_lines import OutputLines
-from nvflare.app_common.executors.client_api.process.process_guard import (
-    DRAIN_READS,
-    GUARD_LIMIT,
-    LAUNCH_LIMIT,
-    READ_BYTES,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -154,8 +148,9 @@ class OwnedTree:
                 self._move(ProcessStatus.STOPPED, str(self.error))
             raise self.error from e
         with self._changed:
-            if not self._changed.wait_for(lambda: self.status is not ProcessStatus.STARTING, LAUNCH_LIMIT):
-                self.error = TrainerLaunchError(f"{self._command[0][0]!r} was not started within {LAUNCH_LIMIT} s")
+            if not self._changed.wait_for(lambda: self.status is not ProcessStatus.STARTING, limits.LAUNCH_LIMIT):
+                limit = f"{limits.LAUNCH_LIMIT} s"
+                self.error = TrainerLaunchError(f"{self._command[0][0]!r} was not started within {limit}")
         if self.error:
             self.stop(0.0, 0.0)
             raise self.error
@@ -219,12 +214,12 @@ class OwnedTree:
         if not self.wait_exit(shutdown_timeout):
             self._log("no exit by itself")
         self._order_stop(grace)
-        self._thread.join(grace + GUARD_LIMIT)
+        self._thread.join(grace + limits.GUARD_LIMIT)
         if self._thread.is_alive():
             self._log("the process guard does not answer: SIGKILL to all")
             self._guard.kill()
         _, is_clean = process_guard.end_tree(self._tag, self.pid)
-        self._thread.join(GUARD_LIMIT)
+        self._thread.join(limits.GUARD_LIMIT)
         with self._changed:
             self._move(ProcessStatus.STOPPED, "nothing is left" if is_clean else "processes survive SIGKILL")
 
@@ -251,7 +246,7 @@ class OwnedTree:
         while True:
             ready = [fd for fd, _ in poller.poll(1000 if self.output.is_dropping else None)]
             if self._status_fd in ready:
-                reports = os.read(self._status_fd, READ_BYTES).decode()
+                reports = os.read(self._status_fd, limits.READ_BYTES).decode()
                 if not reports:
                     return
                 for report in reports.splitlines():
@@ -260,12 +255,12 @@ class OwnedTree:
 
     def _pump(self) -> bool:
         """Logs one read of output; returns whether there was any."""
-        data = self._guard.stdout.read(READ_BYTES)  # None: nothing there now; b"": no writer is left
+        data = self._guard.stdout.read(limits.READ_BYTES)  # None: nothing there now; b"": no writer is left
         self._log_lines(self.output.feed(data or b"", time.monotonic()))
         return bool(data)
 
     def _drain(self) -> None:
-        for _ in range(DRAIN_READS):
+        for _ in range(limits.DRAIN_READS):
             if not self._pump():
                 return
 
@@ -297,7 +292,7 @@ class OwnedTree:
     def _settle(self) -> None:
         """The guard has ended, in its time or not: nothing of the tree may live on, nothing of ours may stay open."""
         try:
-            self._guard.wait(GUARD_LIMIT)
+            self._guard.wait(limits.GUARD_LIMIT)
         except subprocess.TimeoutExpired:
             self._guard.kill()
             self._guard.wait()

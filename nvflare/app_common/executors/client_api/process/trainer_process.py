@@ -31,16 +31,10 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.launcher import Launcher, LauncherRunStatus
 from nvflare.app_common.executors.client_api.formats.log_lines import log_line
-from nvflare.app_common.executors.client_api.process.process_guard import SHUTDOWN_TIMEOUT, STOP_GRACE_PERIOD
+from nvflare.app_common.executors.client_api.process.limits import SHUTDOWN_TIMEOUT, STOP_GRACE_PERIOD
 from nvflare.app_common.executors.client_api.process.process_tree import OwnedTree, ProcessStatus
 from nvflare.security.logging import is_secure
 from nvflare.utils.job_launcher_utils import add_custom_dir_to_path
-
-_RUN_STATUS = {
-    ProcessStatus.STARTING: LauncherRunStatus.RUNNING,
-    ProcessStatus.RUNNING: LauncherRunStatus.RUNNING,
-    ProcessStatus.STOPPED: LauncherRunStatus.NOT_RUNNING,
-}
 
 
 def split_command(command: str) -> List[str]:
@@ -101,7 +95,7 @@ class TrainerProcess(Launcher):
                 self.get_app_dir(fl_ctx),
                 self.stop_grace_period,
                 self._handle_line,
-                self._handle_exit,
+                self.on_exit or (lambda how: None),
                 self.left_file,
             )
             self.tree.start(launch_environment(fl_ctx))
@@ -116,10 +110,12 @@ class TrainerProcess(Launcher):
 
     def check_run_status(self, task_name: str, fl_ctx: FLContext) -> str:
         status = self.tree.status if self.tree else ProcessStatus.STOPPED
-        if status is ProcessStatus.EXITED:
-            has_succeeded = self.tree.returncode == 0
-            return LauncherRunStatus.COMPLETE_SUCCESS if has_succeeded else LauncherRunStatus.COMPLETE_FAILED
-        return _RUN_STATUS[status]
+        if status is ProcessStatus.STOPPED:
+            return LauncherRunStatus.NOT_RUNNING
+        if status is not ProcessStatus.EXITED:
+            return LauncherRunStatus.RUNNING
+        has_succeeded = self.tree.returncode == 0
+        return LauncherRunStatus.COMPLETE_SUCCESS if has_succeeded else LauncherRunStatus.COMPLETE_FAILED
 
     def needs_deferred_stop(self) -> bool:
         """Each stop_task() ends the process, which may have something to finish, or to be pulled from."""
@@ -131,10 +127,6 @@ class TrainerProcess(Launcher):
     def _handle_line(self, line: str) -> None:
         # The lines of an error log may go to the server.
         log_line(line, self.logger, highest=logging.INFO if is_secure() else logging.CRITICAL)
-
-    def _handle_exit(self, text: str) -> None:
-        if self.on_exit:
-            self.on_exit(text)
 
 
 def launch_environment(fl_ctx: FLContext) -> Dict[str, str]:

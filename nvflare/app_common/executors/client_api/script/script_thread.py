@@ -26,7 +26,7 @@ from functools import partial
 from typing import Callable, Optional
 
 from nvflare.app_common.executors.client_api.formats.log_lines import logging_print
-from nvflare.app_common.executors.client_api.outside_text import told_by_script
+from nvflare.app_common.executors.client_api.formats.outside_text import told_by_script
 from nvflare.app_common.executors.client_api.owner_process import no_init_in_commands, run_as_main
 from nvflare.app_common.executors.client_api.script.task_handover import TaskHandover
 from nvflare.app_common.executors.client_api.script.trainer_api import InProcessTrainerAPI

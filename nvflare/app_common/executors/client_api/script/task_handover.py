@@ -38,19 +38,17 @@ class TaskHandover:
         self.script_end: Optional[str] = None  # how the script ended, once it has
         self.stop_reason: Optional[str] = None  # why the script is to end, once it is
         self.task_name: Optional[str] = None  # of the open task: the one that the executor waits for
-        self._open = 0  # number of the open task, counted from 1; 0 if there is none
-        self._received = 0  # number of the task that the script works on
-        self._count = 0
+        self._open: Optional[object] = None  # stands for the open task
+        self._received: Optional[object] = None  # for the task that the script works on
 
     def open_task(self, name: str) -> None:
         with self.changed:
-            self._count += 1
-            self._open, self.task_name, self.delivered, self.result = self._count, name, None, _NO_RESULT
+            self._open, self.task_name, self.delivered, self.result = object(), name, None, _NO_RESULT
 
     def close_task(self) -> None:
         """Forgets the open task: a result that still comes is late."""
         with self.changed:
-            self._open, self.task_name, self.delivered, self.result = 0, None, None, _NO_RESULT
+            self._open, self.task_name, self.delivered, self.result = None, None, None, _NO_RESULT
 
     def deliver(self, task: Shareable) -> None:
         with self.changed:
@@ -74,7 +72,7 @@ class TaskHandover:
     def submit(self, result: Any) -> bool:
         """Takes the script's result if it is the first one for the open task; tells whether it was taken."""
         with self.changed:
-            if not self._open or self._received != self._open or self.has_result:
+            if not self._open or self._received is not self._open or self.has_result:
                 return False
             self.result = result
             self.changed.notify_all()

@@ -18,7 +18,6 @@ import threading
 import weakref
 from typing import Any, Callable, Optional
 
-import nvflare.client.api as client_api
 from nvflare.apis.analytix import AnalyticsDataType
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
@@ -27,7 +26,7 @@ from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.executors.client_api.formats.difference import DifferenceBase
 from nvflare.app_common.executors.client_api.formats.result_converter import ResultConverter
 from nvflare.app_common.executors.client_api.formats.sendable import record_fields
-from nvflare.app_common.executors.client_api.owner_process import OwnerProcess
+from nvflare.app_common.executors.client_api.owner_process import OwnerProcess, forget_contexts
 from nvflare.app_common.executors.client_api.script.task_handover import TaskHandover
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.client.api_spec import CLIENT_API_KEY
@@ -166,11 +165,6 @@ def forget_api(api: InProcessTrainerAPI) -> None:
     unsubscribe_all(api)
     if data_bus.get_data(CLIENT_API_KEY) is api:
         data_bus.data_store.pop(CLIENT_API_KEY)
-    with client_api.global_context_lock:
-        # A context that the script has closed (`with flare.init()`) has no API any more, and is as useless.
-        for key, context in list(client_api.context_dict.items()):
-            if context.api in (api, None):
-                client_api.context_dict.pop(key)
-        if client_api.default_context is not None and client_api.default_context.api in (api, None):
-            client_api.default_context = None
+    # A context that the script has closed (`with flare.init()`) has no API any more, and is as useless.
+    forget_contexts(lambda context: context.api in (api, None))
     api.clear()

@@ -21,14 +21,16 @@ of it without a word to its jobs, which then wait for this site for ever.
 
 import os
 
+from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import JobMetaKey, job_from_meta
+from nvflare.apis.shareable import Shareable
 
 
 def fail_job_if_parent_is_gone(parent: int, executor: Executor, fl_ctx: FLContext) -> None:
-    """Has the executor fail the job if it cannot go on without this site, whose parent process is gone.
+    """Ends the job at the server if its parent process is gone, and it cannot go on without this site.
 
     A job that can do without the site is left to its workflow, as after any other loss.
 
@@ -39,7 +41,9 @@ def fail_job_if_parent_is_gone(parent: int, executor: Executor, fl_ctx: FLContex
     """
     site, meta = fl_ctx.get_identity_name(), fl_ctx.get_prop(FLContextKey.JOB_META) or {}
     if os.getppid() != parent and _is_needed(site, meta):
-        executor.fail_job(f"the parent process of this job at {site} is gone", fl_ctx)
+        cause = f"the parent process of this job at {site} is gone"
+        executor.log_error(fl_ctx, cause)
+        executor.fire_fed_event(EventType.FATAL_SYSTEM_ERROR, Shareable({"cause": cause}), fl_ctx)
 
 
 def _is_needed(site: str, meta: dict) -> bool:

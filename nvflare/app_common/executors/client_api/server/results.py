@@ -25,8 +25,7 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.executors.client_api.arrays.serve import ResultServer
-from nvflare.app_common.executors.client_api.arrays.traffic import leg
-from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendSpec
+from nvflare.app_common.executors.client_api.arrays.traffic import leg, noted_legs
 from nvflare.fuel.utils.log_utils import get_obj_logger
 from nvflare.security.logging import secure_format_traceback
 
@@ -49,7 +48,7 @@ class Results:
         of_round = "" if current_round is None else f" (round {current_round})"
         fl_ctx.set_prop(_TASK, f"task {task_name!r}{of_round}", private=True, sticky=False)
 
-    def handle_event(self, event_type: str, fl_ctx: FLContext, backend: ClientAPIBackendSpec) -> None:
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Hears the events of a result. Does not raise."""
         task = fl_ctx.get_prop(_TASK)
         if task is None:
@@ -61,13 +60,13 @@ class Results:
             self._refer(fl_ctx.get_prop(_RESULT), fl_ctx)
         elif event_type == EventType.AFTER_SEND_TASK_RESULT:
             served = self._server.settle()
-            legs = [backend.where_time_went()]
+            legs = noted_legs(fl_ctx)
             if served:
                 self._totals["served_bytes"] += served.done
                 self._totals["served_seconds"] += served.seconds
                 some = f" {served.done / 1e6:.0f} of {served.total / 1e6:.0f} MB" if served.done < served.total else ""
-                legs.append(leg(f"served{some} in", served.seconds))
-            self.logger.info(f"{task}: {', '.join(filter(None, legs))}")
+                legs = [*legs, leg(f"served{some} in", served.seconds)]
+            self.logger.info(f"{task}: {', '.join(legs)}")
 
     def _refer(self, result: Shareable, fl_ctx: FLContext) -> None:
         try:

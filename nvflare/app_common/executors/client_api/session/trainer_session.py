@@ -35,7 +35,7 @@ from nvflare.app_common.executors.client_api.arrays.parcels import Placed, array
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
 from nvflare.app_common.executors.client_api.arrays.traffic import Traffic
 from nvflare.app_common.executors.client_api.backend_spec import TrainerError
-from nvflare.app_common.executors.client_api.outside_text import clip_cause, told_by_script
+from nvflare.app_common.executors.client_api.formats.outside_text import clip_cause, told_by_script
 from nvflare.app_common.executors.client_api.session.channel import ENDS, METRICS, TASK, Channel, MessageRefused
 from nvflare.app_common.executors.client_api.session.handshake import (
     Handshake,

@@ -23,7 +23,7 @@ import threading
 import pytest
 
 from nvflare.app_common.executors.client_api import in_process_backend
-from nvflare.app_common.executors.client_api.outside_text import MAX_CAUSE_BYTES
+from nvflare.app_common.executors.client_api.formats.outside_text import MAX_CAUSE_BYTES
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from tests.unit_test.app_common.executors.client_api.backend_contract import (
     GATED_TRAIN,

@@ -24,8 +24,8 @@ import nvflare.app_common.executors.client_api as client_api
 
 PACKAGE = client_api.__name__
 FOLDER = Path(client_api.__path__[0])
-# What all may import: the contract, and how to wait, to act as the right process, to take text from outside.
-COMMON = {"backend_spec", "arguments", "waiting", "owner_process", "outside_text"}
+# What all may import: the contract, and how to wait and to act as the right process.
+COMMON = {"backend_spec", "arguments", "waiting", "owner_process"}
 # Room: the rooms below it. `process` knows no protocol, `session` no process, `arrays` neither.
 BELOW = {
     "arrays": set(),

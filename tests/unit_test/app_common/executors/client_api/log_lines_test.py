@@ -26,7 +26,7 @@ from nvflare.app_common.executors.client_api.formats.log_lines import (
     read_line,
     site_levels,
 )
-from nvflare.app_common.executors.client_api.outside_text import clip_cause
+from nvflare.app_common.executors.client_api.formats.outside_text import clip_cause
 
 
 class Site:

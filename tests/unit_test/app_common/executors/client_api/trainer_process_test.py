@@ -32,14 +32,14 @@ from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.launcher import LauncherRunStatus
-from nvflare.app_common.executors.client_api.process.output_lines import (
+from nvflare.app_common.executors.client_api.process.limits import (
     LINE_COST,
     LOG_BURST,
     MAX_LINE_BYTES,
     TAIL_BYTES,
     TAIL_LINES,
-    OutputLines,
 )
+from nvflare.app_common.executors.client_api.process.output_lines import OutputLines
 from nvflare.app_common.executors.client_api.process.process_guard import read_process
 from nvflare.app_common.executors.client_api.process.process_tree import (
     CommandNotExecutableError,

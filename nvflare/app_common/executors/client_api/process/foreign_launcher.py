@@ -28,6 +28,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.launcher import Launcher, LauncherRunStatus
 from nvflare.app_common.executors.client_api.backend_spec import TrainerError
+from nvflare.app_common.executors.client_api.process import limits
 from nvflare.app_common.executors.client_api.waiting import WaitableSignal
 from nvflare.fuel.utils.log_utils import get_obj_logger
 from nvflare.security.logging import secure_format_exception
@@ -36,13 +37,9 @@ from nvflare.security.logging import secure_format_exception
 LAUNCHER_COMPONENT = "client_api_launcher"
 # Launchers know tasks; here one launch serves all tasks until its trainer is lost.
 TASK_NAME = "attach"
-# Seconds between two looks at a launcher whose trainer has not joined yet.
-CHECK_INTERVAL = 1.0
-# Seconds that a launcher may take at the end of the job.
-STOP_TIMEOUT = 30.0
 
 
-class JobLauncher:
+class ForeignLauncher:
     def __init__(self, launcher: Launcher, fl_ctx: FLContext):
         """Initializes with a component of the job; nothing is launched before `launch`.
 
@@ -79,8 +76,8 @@ class JobLauncher:
     def _launch(self, is_awaited: Callable[[], bool], on_failure: Callable[[str], None]) -> None:
         try:
             failure = self._launch_anew()
-            while not failure and is_awaited() and not self._stop.wait(CHECK_INTERVAL):
-                failure = self._find_failure()
+            while not failure and is_awaited() and not self._stop.wait(limits.LAUNCHER_CHECK_INTERVAL):
+                failure = self._why_failed()
         except Exception as e:  # of the job's own code
             failure = f"failed: {secure_format_exception(e)}"
         if failure and is_awaited() and not self._stop.triggered:
@@ -98,14 +95,14 @@ class JobLauncher:
             was_launched = self._launcher.launch_task(TASK_NAME, Shareable(), fl_ctx, self._stop)
             return "" if was_launched else "has launched no trainer"
 
-    def _find_failure(self) -> str:
+    def _why_failed(self) -> str:
         with self._new_context() as fl_ctx:
             status = self._launcher.check_run_status(TASK_NAME, fl_ctx)
         # One that was successful may have handed the trainer to somebody else.
         return "says that its trainer failed" if status == LauncherRunStatus.COMPLETE_FAILED else ""
 
     def close(self, knows_the_end: bool) -> None:
-        """Has the launcher stop what it has launched, and waits for that, at most STOP_TIMEOUT seconds.
+        """Has the launcher stop what it has launched, and waits for that, at most LAUNCHER_STOP_TIMEOUT seconds.
 
         Args:
             knows_the_end: whether the trainer was told that the job ends, and so may end by itself.
@@ -114,11 +111,11 @@ class JobLauncher:
         hurry = Signal() if knows_the_end else self._stop
         thread = threading.Thread(target=self._finalize, args=(hurry,), name="client_api_launcher", daemon=True)
         thread.start()
-        deadline = time.monotonic() + STOP_TIMEOUT
+        deadline = time.monotonic() + limits.LAUNCHER_STOP_TIMEOUT
         for each in (thread, *self._threads):
             each.join(max(0.0, deadline - time.monotonic()))
         if thread.is_alive():
-            self.logger.warning(f"{type(self._launcher).__name__} did not stop within {STOP_TIMEOUT} s")
+            self.logger.warning(f"{type(self._launcher).__name__} did not stop within {limits.LAUNCHER_STOP_TIMEOUT} s")
 
     def _finalize(self, hurry: Signal) -> None:
         with self._turn, self._new_context() as fl_ctx:

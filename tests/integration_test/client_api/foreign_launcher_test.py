@@ -23,8 +23,8 @@ import pytest
 
 from nvflare.apis.fl_component import FLComponent
 from nvflare.app_common.abstract.launcher import Launcher, LauncherRunStatus
-from nvflare.app_common.executors.client_api.process import job_launcher
-from nvflare.app_common.executors.client_api.process.job_launcher import LAUNCHER_COMPONENT
+from nvflare.app_common.executors.client_api.process import limits
+from nvflare.app_common.executors.client_api.process.foreign_launcher import LAUNCHER_COMPONENT
 from nvflare.app_common.launchers.subprocess_launcher import SubprocessLauncher
 from tests.integration_test.client_api.attach_harness import RUNNER, SHORT_LEASE, assert_works, attached, workspace
 from tests.integration_test.client_api.external_jobs import TRAINER_SCRIPT
@@ -103,7 +103,7 @@ def test_launcher_that_cannot_stop(job, site_log):
 
 
 def test_launcher_that_hangs(job, site_log, monkeypatch):
-    monkeypatch.setattr(job_launcher, "STOP_TIMEOUT", 0.2)
+    monkeypatch.setattr(limits, "LAUNCHER_STOP_TIMEOUT", 0.2)
     go_on = threading.Event()
     start(job, Scripted(launch=lambda: go_on.wait(LIMIT)))
     job.end()
