@@ -24,7 +24,6 @@ import itertools
 import shlex
 import sys
 import threading
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import List, Optional, Tuple
@@ -32,7 +31,7 @@ from typing import List, Optional, Tuple
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.arrays.pull import Puller, TaskArrays
+from nvflare.app_common.executors.client_api.arrays.pull import Puller
 from nvflare.app_common.executors.client_api.arrays.traffic import note_legs, pull_leg
 from nvflare.app_common.executors.client_api.backend_spec import (
     ClientAPIBackendContext,
@@ -41,19 +40,16 @@ from nvflare.app_common.executors.client_api.backend_spec import (
 )
 from nvflare.app_common.executors.client_api.process.foreign_launcher import LAUNCHER_COMPONENT, ForeignLauncher
 from nvflare.app_common.executors.client_api.session.bootstrap import (
+    cell_session,
     client_config,
     remove_stale_files,
-    session_bootstrap,
-    session_pipe_args,
     write_bootstrap,
 )
 from nvflare.app_common.executors.client_api.session.foreign_pipe import foreign_session
 from nvflare.app_common.executors.client_api.session.private_files import remove
 from nvflare.app_common.executors.client_api.session.rendezvous import RANKS_FILES, RENDEZVOUS_FILE
-from nvflare.app_common.executors.client_api.session.trainer_pipe import TrainerPipe
 from nvflare.app_common.executors.client_api.session.trainer_session import SessionState, TrainerSession
 from nvflare.app_common.executors.client_api.waiting import wait_until
-from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.log_utils import get_obj_logger
 from nvflare.fuel.utils.pipe.pipe import Pipe
 from nvflare.security.logging import secure_format_exception
@@ -100,53 +96,42 @@ class AttachBackend(ClientAPIBackendSpec):
             undo.pop_all()
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        cause = ""
         with self._puller.start(shareable, abort_signal) as task:
-            return self._execute(task_name, task, fl_ctx, abort_signal)
-
-    def _execute(self, task_name: str, task: TaskArrays, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
-        for _ in range(MAX_LOSSES):
-            session = self._ready_session(abort_signal)
-            data = task.wait()
-            try:
-                result = session.execute(task_name, data, fl_ctx, abort_signal)
-            except TrainerError as e:
-                if not self._will_be_replaced(session):
-                    raise
-                cause = str(e)
-                self.logger.warning(f"task {task_name!r} goes to the next trainer: {cause}")
-                continue
-            note_legs([*pull_leg(task.pulled), *session.traffic.legs], fl_ctx)
-            return result
+            for _ in range(MAX_LOSSES):
+                session = self._ready_session(abort_signal)
+                data = task.wait()
+                try:
+                    result = session.execute(task_name, data, fl_ctx, abort_signal)
+                except TrainerError as e:
+                    if not self._will_be_replaced(session):
+                        raise
+                    cause = str(e)
+                    self.logger.warning(f"task {task_name!r} goes to the next trainer: {cause}")
+                else:
+                    note_legs([*pull_leg(task.pulled), *session.traffic.legs], fl_ctx)
+                    return result
         raise TrainerError(f"{MAX_LOSSES} trainers in a row were lost with this task, the last one: {cause}")
 
     def _ready_session(self, abort_signal: Signal) -> TrainerSession:
         limit = self._context.attach_timeout
-        deadline = None if limit is None else time.monotonic() + limit
-        session = None
-        while True:
-            session = self._next_session(session, abort_signal, deadline)
-            try:
-                if session and session.wait_ready(abort_signal, _remaining(deadline)):
-                    return session
-            except TrainerError:
-                if not self._will_be_replaced(session):
-                    raise
-                continue
-            raise TrainerError(f"no trainer came in {limit} s (attach_timeout); to start one: {self._command()}")
-
-    def _next_session(
-        self, previous: Optional[TrainerSession], abort_signal: Signal, deadline: Optional[float]
-    ) -> Optional[TrainerSession]:
         with self._changed:
-            wait_until(
-                self._changed,
-                lambda: self._fault or self._session not in (None, previous),
-                abort_signal,
-                _remaining(deadline),
-            )
-            if self._fault:
-                raise TrainerError(self._fault)
-            return self._session if self._session is not previous else None
+            has_come = wait_until(self._changed, lambda: self._hopeless() or self._is_ready(), abort_signal, limit)
+            if self._hopeless():
+                raise TrainerError(self._hopeless())
+            if not has_come:
+                raise TrainerError(f"no trainer came in {limit} s (attach_timeout); to start one: {self._command()}")
+            return self._session
+
+    def _is_ready(self) -> bool:
+        return self._session is not None and self._session.state is SessionState.READY
+
+    def _hopeless(self) -> str:
+        """Tells why no trainer will come any more, or "" if one may."""
+        session = self._session
+        if self._fault or session is None or self._will_be_replaced(session):
+            return self._fault
+        return session.cause if session.has_ended else ""
 
     def _will_be_replaced(self, session: TrainerSession) -> bool:
         is_replaced = self._session is not session
@@ -190,11 +175,8 @@ class AttachBackend(ClientAPIBackendSpec):
         """Returns the job's end of a new session's pipe, and what a trainer needs to make the other end."""
         if self._foreign_pipe is not None:
             return foreign_session(self._context, self._config, self._foreign_pipe)
-        pipe_args = {**session_pipe_args(self._context, self._fl_ctx), "is_attached": True}
-        content = session_bootstrap(self._config, pipe_args, self._fl_ctx)
-        pipe = TrainerPipe(mode=Mode.PASSIVE.value, **pipe_args)
-        pipe.exchange.makes_tensors = self._puller.makes_tensors
-        return pipe, content
+        makes_tensors = self._puller.makes_tensors
+        return cell_session(self._context, self._config, self._fl_ctx, makes_tensors, is_attached=True)
 
     def _why_lost(self, session: TrainerSession, silence: float) -> str:
         """Tells why a trainer that was silent for so many seconds counts as lost, or "" if it does not."""
@@ -207,10 +189,10 @@ class AttachBackend(ClientAPIBackendSpec):
     # Called by threads of the session
 
     def _handle_state(self, session: TrainerSession, state: SessionState) -> None:
-        if state in (SessionState.READY, SessionState.LOST):
-            with self._changed:
-                if session is self._session:
-                    remove(str(self._path))
+        with self._changed:
+            if session is self._session and state in (SessionState.READY, SessionState.LOST):
+                remove(str(self._path))
+            self._changed.notify_all()
         if state is SessionState.LOST:
             self._retire(session, is_replaced=self._context.allow_reconnect)
 
@@ -288,7 +270,3 @@ class AttachBackend(ClientAPIBackendSpec):
         workspace, site = self._fl_ctx.get_workspace().get_root_dir(), self._fl_ctx.get_identity_name()
         options = ["--workspace", workspace, "--job", self._fl_ctx.get_job_id(), "--site", site]
         return f"{shlex.quote(sys.executable)} -m {module} {shlex.join(options)} -- SCRIPT.py [ARGS]"
-
-
-def _remaining(deadline: Optional[float]) -> Optional[float]:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -46,18 +46,15 @@ from nvflare.app_common.executors.client_api.process.orphans import end_orphans
 from nvflare.app_common.executors.client_api.process.process_tree import TreeUsage
 from nvflare.app_common.executors.client_api.process.trainer_process import TrainerProcess
 from nvflare.app_common.executors.client_api.session.bootstrap import (
+    cell_session,
     client_config,
     remove_stale_files,
-    session_bootstrap,
-    session_pipe_args,
     write_bootstrap,
 )
 from nvflare.app_common.executors.client_api.session.private_files import remove
-from nvflare.app_common.executors.client_api.session.trainer_pipe import TrainerPipe
 from nvflare.app_common.executors.client_api.session.trainer_session import SessionState, TrainerSession
 from nvflare.app_common.executors.client_api.waiting import ABORT_CHECK_INTERVAL, TaskAborted
 from nvflare.client.constants import CLIENT_API_CONFIG
-from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.log_utils import get_obj_logger
 
 # So many trainers in a row that ended without a result end the job.
@@ -67,7 +64,9 @@ MAX_FAILURES = 3
 class _Trainer:
     """One launch: a process, its session and its bootstrap file."""
 
-    def __init__(self, context: ClientAPIBackendContext, makes_tensors: bool, fl_ctx: FLContext, number: int):
+    def __init__(
+        self, context: ClientAPIBackendContext, config: dict, makes_tensors: bool, fl_ctx: FLContext, number: int
+    ):
         self._context = context
         self._new_context = fl_ctx.get_engine().new_context
         self._name = f"{fl_ctx.get_job_id()}/{number}"
@@ -78,7 +77,6 @@ class _Trainer:
         self._bootstrap = os.path.join(
             fl_ctx.get_workspace().get_app_config_dir(fl_ctx.get_job_id()), CLIENT_API_CONFIG
         )
-        self._pipe_args = session_pipe_args(context, fl_ctx)
         self.launcher = TrainerProcess(
             context.command,
             context.shutdown_timeout,
@@ -86,8 +84,7 @@ class _Trainer:
             self._handle_exit,
             self._bootstrap,
         )
-        pipe = TrainerPipe(mode=Mode.PASSIVE.value, **self._pipe_args)
-        pipe.exchange.makes_tensors = makes_tensors
+        pipe, self._content = cell_session(context, config, fl_ctx, makes_tensors)
         self.session = TrainerSession(
             pipe,
             self._name,
@@ -97,7 +94,7 @@ class _Trainer:
             self._why_frozen,
         )
 
-    def launch(self, config: dict, fl_ctx: FLContext) -> None:
+    def launch(self, fl_ctx: FLContext) -> None:
         """Starts the process; on failure nothing of it is left.
 
         Raises:
@@ -107,7 +104,7 @@ class _Trainer:
         """
         with ExitStack() as undo:
             undo.callback(self.stop)
-            write_bootstrap(self._bootstrap, session_bootstrap(config, self._pipe_args, fl_ctx))
+            write_bootstrap(self._bootstrap, self._content)
             self.launcher.launch_task(self._name, Shareable(), fl_ctx, Signal())
             # Only now: this takes less time than the script needs to get as far as flare.init().
             self.session.open()
@@ -241,8 +238,8 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
                 raise TrainerError("the job ends")
             self._launches += 1
             try:
-                trainer = _Trainer(self._context, self._puller.makes_tensors, fl_ctx, self._launches)
-                trainer.launch(self._config, fl_ctx)
+                trainer = _Trainer(self._context, self._config, self._puller.makes_tensors, fl_ctx, self._launches)
+                trainer.launch(fl_ctx)
             except (OSError, RuntimeError, ValueError) as e:
                 raise TrainerError(f"command {self._context.command!r} cannot be launched: {e}") from e
             self._trainer = trainer

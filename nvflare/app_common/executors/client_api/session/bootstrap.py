@@ -16,6 +16,7 @@
 
 import os
 from pathlib import Path
+from typing import Tuple
 
 from nvflare.apis.fl_constant import FLMetaKey
 from nvflare.apis.fl_context import FLContext
@@ -66,15 +67,34 @@ def client_config(context: ClientAPIBackendContext, fl_ctx: FLContext, carries_t
     }
 
 
-def session_pipe_args(context: ClientAPIBackendContext, fl_ctx: FLContext) -> dict:
-    """Returns the arguments of both ends of a new session's pipe."""
+def cell_session(
+    context: ClientAPIBackendContext, config: dict, fl_ctx: FLContext, makes_tensors: bool, is_attached: bool = False
+) -> Tuple[TrainerPipe, dict]:
+    """Makes the pipe of a new session, over a cell.
+
+    Args:
+        context: the backend's.
+        config: from client_config().
+        fl_ctx: the context.
+        makes_tensors: of what the trainer sends as tensors.
+        is_attached: whether somebody else owns the trainer.
+
+    Returns:
+        The CJ's end, and what a trainer in another process needs to join: the site's credentials and the pipe.
+    """
     cellnet = cellnet_args(fl_ctx)
-    return {
+    pipe_args = {
         # See TrainerPipe for the name.
         "workspace": cellnet.pop("workspace_dir"),
         **cellnet,
         **session_args(context),
+        "is_attached": is_attached,
     }
+    content = with_pipe(config, TrainerPipe, pipe_args)
+    update_export_props(content, fl_ctx)
+    pipe = TrainerPipe(mode=Mode.PASSIVE.value, **pipe_args)
+    pipe.exchange.makes_tensors = makes_tensors
+    return pipe, content
 
 
 def session_args(context: ClientAPIBackendContext) -> dict:
@@ -84,19 +104,6 @@ def session_args(context: ClientAPIBackendContext) -> dict:
         "heartbeat_timeout": context.heartbeat_timeout,
         **new_session_keys(),
     }
-
-
-def session_bootstrap(config: dict, pipe_args: dict, fl_ctx: FLContext) -> dict:
-    """Returns what a trainer in another process needs to join a session: the site's credentials and the pipe.
-
-    Args:
-        config: from client_config().
-        pipe_args: of TrainerPipe, the mode excepted.
-        fl_ctx: the context.
-    """
-    content = with_pipe(config, TrainerPipe, pipe_args)
-    update_export_props(content, fl_ctx)
-    return content
 
 
 def with_pipe(config: dict, pipe_class: type, arguments: dict) -> dict:
