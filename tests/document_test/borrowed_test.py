@@ -35,7 +35,7 @@ LIST = (PROJECT / "docs" / "design" / "borrowed.md").read_text()
 ROWS = [line.strip("| ").split(" | ") for line in LIST.splitlines() if line.startswith("| `")]
 LISTED = {(name, place) for row in ROWS for name in re.findall(r"`(\w+)`", row[0]) for place in row[1].split("`")[1::2]}
 # Public names of Python that look private.
-PUBLIC = {"_exit"}
+PUBLIC = {"_exit", "_asdict"}
 
 
 def is_private(name: str) -> bool:
