@@ -183,6 +183,33 @@ class TestFlush:
         assert relay.flush(signal) is True
 
 
+class TestPause:
+    @pytest.fixture
+    def relay(self, server, monkeypatch):
+        monkeypatch.setattr(analytics, "BURST_PAUSE", 3600.0)
+        relay = AnalyticsRelay(server.take)
+        yield relay
+        relay.close()
+
+    def test_first_records_wait_until_somebody_wants_them(self, relay, server):
+        for number in range(3):
+            relay.submit(number)
+        assert server.received == []
+        assert relay.flush()
+        assert server.received == [0, 1, 2]
+
+    def test_close_wants_them(self, relay, server):
+        relay.submit(1)
+        relay.close()
+        assert server.received == [1]
+
+    def test_next_burst_waits_too(self, relay, server):
+        for number in range(2):
+            relay.submit(number)
+            assert server.received == list(range(number))
+            assert relay.flush()
+
+
 class TestClose:
     def test_close_delivers_what_is_pending(self, relay, server, caplog):
         for number in range(50):
