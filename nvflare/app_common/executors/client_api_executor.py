@@ -122,7 +122,6 @@ class ClientAPIExecutor(Executor):
         self._execution_mode = execution_mode
         for name, value in check_arguments(execution_mode, given).items():
             setattr(self, "_" + name, value)
-
         self._analytics_fire_fed_event = False
         self._backend: Optional[ClientAPIBackendSpec] = None
         self._analytics: Optional[AnalyticsRelay] = None
@@ -266,10 +265,9 @@ class ClientAPIExecutor(Executor):
 
     def _report_stats(self, fl_ctx: FLContext) -> None:
         collector = fl_ctx.get_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR)
-        if collector:
-            info = {"mode": self._execution_mode, **self._stats}
-            info.update(metrics_sent=self._analytics.sent, metrics_dropped=self._analytics.dropped)
-            info.update(self._backend.stats(), **self._results.stats())
+        if collector and self._analytics:
+            info = {"mode": self._execution_mode, **self._stats, **self._analytics.stats(), **self._backend.stats()}
+            info.update(self._results.stats())
             collector.set_info(group_name=ClientAPIExecutor.__name__, info=info)
 
     # Analytics

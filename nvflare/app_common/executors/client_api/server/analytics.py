@@ -119,6 +119,9 @@ class AnalyticsRelay:
         """How many records were not delivered, and never will be."""
         return self._records.dropped + self._unacknowledged
 
+    def stats(self) -> dict:
+        return {"metrics_sent": self.sent, "metrics_dropped": self.dropped}
+
     def submit(self, record: DXO) -> None:
         """Takes one record of `flare.log`; see OrderedSender.put."""
         self._records.put(record)
