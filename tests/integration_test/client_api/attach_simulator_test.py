@@ -16,35 +16,28 @@
 are started by hand, before the job or after it, over the cellnet or over a shared folder.
 """
 
-import json
-import os
 import re
 import shlex
 import sys
 import textwrap
 from pathlib import Path
+from typing import Optional
 
-import numpy as np
 import pytest
 
 from nvflare.app_common.executors.client_api.attach import ExitCode
 from nvflare.app_common.executors.client_api.attach_backend import PIPE_COMPONENT
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
-from nvflare.app_common.np.np_model_persistor import NPModelPersistor
-from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.pipe.file_pipe import FilePipe
-from nvflare.job_config.api import FedJob
 from tests.integration_test.client_api.attach_harness import Trainer, attach_command
-from tests.integration_test.client_api.simulator_parts import EAGER, LogKeeper
-from tests.unit_test.app_common.executors.job_harness import PROJECT
+from tests.integration_test.client_api.simulation import SimulatedJob, Simulation, complaints
+from tests.integration_test.client_api.simulator_parts import LogKeeper
 
 pytestmark = pytest.mark.watchdog(300)
 
 ROUNDS = 2
 SCALARS = 200  # logged in one task
-# Seconds after which a job is taken to hang.
-JOB_TIMEOUT = 120
 
 TRAIN = f"""
     import nvflare.client as flare
@@ -70,12 +63,12 @@ TRAIN_DISTRIBUTED = f"""
     rank = dist.get_rank()
     flare.init(rank=str(rank))
     while flare.is_running():
-        weights = torch.zeros(2, dtype=torch.float64)
+        weights = torch.zeros(3, dtype=torch.float64)
         if rank == 0:
             model = flare.receive()
             weights = torch.from_numpy(model.params["numpy_key"]).clone()
         dist.broadcast(weights, src=0)
-        step = torch.full((2,), 0.5, dtype=torch.float64)
+        step = torch.full((3,), 0.5, dtype=torch.float64)
         dist.all_reduce(step)
         if rank == 0:
             for number in range({SCALARS}):
@@ -84,58 +77,28 @@ TRAIN_DISTRIBUTED = f"""
 """
 
 
-class SimulatedJob:
-    """A job of ROUNDS rounds of FedAvg at one site; the simulator is a process that is already running."""
-
-    def __init__(self, root: Path, name: str, pipe: FilePipe = None):
-        self._run_dir = root / name / "run"
-        job = FedJob(name="job", min_clients=1)
-        job.to_server(NPModelPersistor(model=[0.0, 0.0]), id="persistor")
-        job.to_server(FedAvg(num_clients=1, num_rounds=ROUNDS, persistor_id="persistor"))
-        job.to_server(EAGER)
-        job.to_server(LogKeeper(), id="log_keeper")
-        job.to_clients(ClientAPIExecutor("attach", attach_timeout=60.0))
-        if pipe:
-            job.to_clients(pipe, id=PIPE_COMPONENT)
-        job.export_job(str(root / name / "jobs"))
-        self.simulator = Trainer(
-            *(sys.executable, "-m", "nvflare.private.fed.app.simulator.simulator", str(root / name / "jobs" / "job")),
-            *("-w", str(self._run_dir), "-n", "1", "-t", "1"),
-            cwd=root,
-            PATH=os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"],
-            PYTHONPATH=str(PROJECT),
-        )
-
-    def finish(self) -> "SimulatedJob":
-        try:
-            self.exit_code = self.simulator.exit_code(JOB_TIMEOUT)
-        finally:
-            self.simulator.stop()
-        self.log = self.simulator.output.text()
-        return self
-
-    def command(self) -> str:
-        """The command that the log tells to type, up to the script."""
-        self.simulator.output.wait_for("to start one: ")
-        return re.search(r"to start one: (.* -- )SCRIPT.py", self.simulator.output.text())[1]
-
-    def global_model(self) -> np.ndarray:
-        return np.load(self._run_dir / "server" / "simulate_job" / "models" / "server.npy")
-
-    def steps(self) -> list:
-        records = (self._run_dir / "server" / "simulate_job" / "log_records.jsonl").read_text().splitlines()
-        return [json.loads(record)[3] for record in records]
-
-    def left_files(self) -> list:
-        return list((self._run_dir / "site-1").rglob("*client_api_r*"))
+def start_job(root: Path, pipe: Optional[FilePipe] = None) -> Simulation:
+    """Starts a job at one site."""
+    root.mkdir()
+    job = SimulatedJob(root, rounds=ROUNDS)
+    job.fed_job.to_server(LogKeeper(), id="log_keeper")
+    job.fed_job.to_clients(ClientAPIExecutor("attach", attach_timeout=60.0))
+    if pipe:
+        job.fed_job.to_clients(pipe, id=PIPE_COMPONENT)
+    return job.start()
 
 
-def assert_good(job: SimulatedJob) -> None:
+def command_of(job: Simulation) -> list:
+    """The command that the log tells to type, up to the script."""
+    return shlex.split(re.search(r"to start one: (.* -- )SCRIPT.py", job.wait_for("to start one: "))[1])
+
+
+def assert_good(job: Simulation) -> None:
     assert job.exit_code == 0, job.log
-    assert job.global_model().tolist() == [2.0, 2.0]
-    assert job.steps() == list(range(ROUNDS * SCALARS))
+    assert job.global_model().tolist() == [2.0, 2.0, 2.0]
+    assert [step for _, _, _, step in job.log_records()] == list(range(ROUNDS * SCALARS))
     assert job.left_files() == []
-    assert re.findall(r" - (?:WARNING|ERROR|CRITICAL) - .*|Traceback.*", job.log) == []
+    assert complaints(job.log) == []
 
 
 @pytest.fixture
@@ -151,8 +114,8 @@ def test_resident_trainer_that_was_there_first_serves_two_jobs(tmp_path, script)
     trainer = Trainer(*attach_command(tmp_path, script, options=["--follow"]), cwd="/")
     try:
         trainer.output.wait_for("waiting for a job")
-        assert_good(SimulatedJob(tmp_path, "first").finish())
-        assert_good(SimulatedJob(tmp_path, "second", FilePipe(Mode.PASSIVE, str(folder))).finish())
+        assert_good(start_job(tmp_path / "first").finish())
+        assert_good(start_job(tmp_path / "second", FilePipe(Mode.PASSIVE, str(folder))).finish())
         trainer.output.wait_for("at the end", 2)
         assert list(folder.rglob("*")) == []
     finally:
@@ -160,27 +123,27 @@ def test_resident_trainer_that_was_there_first_serves_two_jobs(tmp_path, script)
 
 
 def test_trainer_that_comes_later_by_the_command_of_the_log(tmp_path, script):
-    job = SimulatedJob(tmp_path, "job")
+    job = start_job(tmp_path / "job")
     try:
-        trainer = Trainer(sys.executable, *shlex.split(job.command())[1:], str(script), cwd="/")
+        trainer = Trainer(sys.executable, *command_of(job)[1:], str(script), cwd="/")
         try:
             assert_good(job.finish())
             assert trainer.exit_code() == ExitCode.ENDED
         finally:
             trainer.stop()
     finally:
-        job.simulator.stop()
+        job.stop()
 
 
 def test_ranks_of_torchrun_join_as_one_trainer(tmp_path):
     pytest.importorskip("torch")
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(TRAIN_DISTRIBUTED))
-    job = SimulatedJob(tmp_path, "job")
+    job = start_job(tmp_path / "job")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
-    ranks = Trainer(*launcher, *shlex.split(job.command())[2:], str(script), cwd="/")
+    ranks = Trainer(*launcher, *command_of(job)[2:], str(script), cwd="/")
     try:
         assert_good(job.finish())
     finally:
-        job.simulator.stop()
+        job.stop()
         ranks.stop()

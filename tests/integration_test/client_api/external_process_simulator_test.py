@@ -19,11 +19,7 @@ Each job runs once and its tests look at what it left: the log, the model, and w
 
 import hashlib
 import importlib.util
-import json
-import os
 import re
-import signal
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -32,26 +28,15 @@ import numpy as np
 import pytest
 
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
-from nvflare.app_common.np.np_formatter import NPFormatter
-from nvflare.app_common.np.np_model_locator import NPModelLocator
-from nvflare.app_common.np.np_model_persistor import NPModelPersistor
-from nvflare.app_common.widgets.validation_json_generator import ValidationJsonGenerator
-from nvflare.app_common.workflows.cross_site_model_eval import CrossSiteModelEval
-from nvflare.app_common.workflows.fedavg import FedAvg
-from nvflare.job_config.api import FedJob
 from nvflare.job_config.defs import FilterType
-from tests.integration_test.client_api.poc_federation import find_processes
-from tests.integration_test.client_api.simulator_parts import EAGER
+from tests.integration_test.client_api.simulation import SimulatedJob, Simulation, complaints
 
 pytestmark = pytest.mark.watchdog(400)
 
-# Seconds after which a job is taken to hang.
-JOB_TIMEOUT = 200
 ROUNDS = 2
 SCALARS = 1000  # logged in one task
-LARGE = 4 * 1024 * 1024  # bytes of a model that does not travel inside a message
+INITIAL_LARGE = np.random.default_rng(7).normal(size=512 * 1024)  # does not travel inside a message
 PYTHON = "python3 -u custom/train.py"
-JOB_VARIABLE = "SIMULATED_JOB"  # every process of a job has this in its environment
 
 # Adds 1 to the model in every round, logs, keeps its model for cross-site validation; a model's score is its sum.
 TRAIN = """
@@ -174,101 +159,43 @@ DOUBLE = """
 """
 
 
-class SimulatedJob:
-    """A job of ROUNDS rounds of FedAvg."""
-
-    def __init__(self, root: Path, command: str, sites: int = 1, script: str = TRAIN):
-        self.root = root
-        self._sites = sites
-        self._client_config = {}
-        self.initial_model = np.zeros(3)
-        self.fed_job = FedJob(name="job", min_clients=sites)
-        self.fed_job.to_server(NPModelPersistor(source_ckpt_file_full_name=str(root / "initial.npy")), id="persistor")
-        self.fed_job.to_server(FedAvg(num_clients=sites, num_rounds=ROUNDS, persistor_id="persistor"))
-        self.fed_job.to_server(EAGER)
-        self.fed_job.to_server(self.custom_component("Observer", OBSERVER), id="observer")
-        self.fed_job.to_clients(ClientAPIExecutor("external_process", command=command))
-        (root / "train.py").write_text(textwrap.dedent(script))
-        self.fed_job.add_file_to_clients(str(root / "train.py"))
-
-    def custom_component(self, class_name: str, code: str):
-        """Makes a component whose code comes with the job."""
-        path = self.root / f"{class_name.lower()}_component.py"
-        path.write_text(textwrap.dedent(code))
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return getattr(module, class_name)()
-
-    def set_client_config(self, **keys) -> None:
-        """Sets keys of the job's client config, as recipe.add_client_config does."""
-        self._client_config = keys
-
-    def run(self) -> "SimulatedJob":
-        np.save(self.root / "initial.npy", self.initial_model)
-        self.fed_job.export_job(str(self.root / "jobs"))
-        config = self.root / "jobs" / "job" / "app" / "config" / "config_fed_client.json"
-        config.write_text(json.dumps({**json.loads(config.read_text()), **self._client_config}))
-        command = [sys.executable, "-m", "nvflare.private.fed.app.simulator.simulator", str(self.root / "jobs" / "job")]
-        command += ["-w", str(self.root / "run"), "-n", str(self._sites), "-t", str(self._sites)]
-        path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
-        env = dict(os.environ, PATH=path, **{JOB_VARIABLE: str(self.root)})
-        with subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            cwd=self.root,
-            env=env,
-        ) as process:
-            try:
-                self.log = process.communicate(timeout=JOB_TIMEOUT)[0]
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                pytest.fail(f"the job hangs:\n{process.communicate()[0]}")
-        self.exit_code = process.returncode
-        self.left_processes = find_processes(JOB_VARIABLE, str(self.root))
-        return self
-
-    @property
-    def server_dir(self) -> Path:
-        return self.root / "run" / "server" / "simulate_job"
-
-    def global_model(self) -> np.ndarray:
-        return np.load(self.server_dir / "models" / "server.npy")
-
-    def submissions(self) -> list:
-        return [json.loads(line) for line in (self.server_dir / "submissions.jsonl").read_text().splitlines()]
-
-    def left_bootstraps(self) -> list:
-        return list((self.root / "run").rglob("*client_api_config.json*"))
+def make_job(root: Path, command: str, sites: int = 1, script: str = TRAIN) -> SimulatedJob:
+    job = SimulatedJob(root, script, sites, ROUNDS)
+    job.fed_job.to_server(custom_component(root, "Observer", OBSERVER), id="observer")
+    job.fed_job.to_clients(ClientAPIExecutor("external_process", command=command))
+    return job
 
 
-def complaints(log: str) -> list:
-    """The lines of a log that tell of trouble."""
-    trouble = re.compile(r" - (WARNING|ERROR|CRITICAL) - |Traceback")
-    return [line for line in log.splitlines() if trouble.search(line)]
+def custom_component(root: Path, class_name: str, code: str):
+    """Makes a component whose code comes with the job."""
+    path = root / f"{class_name.lower()}_component.py"
+    path.write_text(textwrap.dedent(code))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, class_name)()
+
+
+def submissions(job: Simulation) -> list:
+    """What the observer has noted."""
+    return job.lines("submissions.jsonl")
 
 
 @pytest.fixture(scope="module")
 def one_site(tmp_path_factory):
-    return SimulatedJob(tmp_path_factory.mktemp("one_site"), f"{PYTHON} {SCALARS}").run()
+    return make_job(tmp_path_factory.mktemp("one_site"), f"{PYTHON} {SCALARS}").run()
 
 
 @pytest.fixture(scope="module")
 def cross_site(tmp_path_factory):
-    job = SimulatedJob(tmp_path_factory.mktemp("cross_site"), f"{PYTHON} 10", sites=2)
-    job.fed_job.to_server(NPModelLocator(), id="locator")
-    job.fed_job.to_server(NPFormatter(), id="formatter")
-    job.fed_job.to_server(ValidationJsonGenerator(), id="json")
-    job.fed_job.to_server(CrossSiteModelEval(model_locator_id="locator", formatter_id="formatter"))
+    job = make_job(tmp_path_factory.mktemp("cross_site"), f"{PYTHON} 10", sites=2)
+    job.add_cross_site_validation()
     return job.run()
 
 
 def large_job(root: Path) -> SimulatedJob:
-    job = SimulatedJob(root, PYTHON)
-    job.initial_model = np.random.default_rng(7).normal(size=LARGE // 8)
+    job = make_job(root, PYTHON)
+    job.initial_model = INITIAL_LARGE
     return job
 
 
@@ -281,7 +208,7 @@ def unfiltered(tmp_path_factory):
 def filtered(tmp_path_factory):
     job = large_job(tmp_path_factory.mktemp("filtered"))
     job.set_client_config(params_transfer_type="DIFF")
-    double = job.custom_component("Double", DOUBLE)
+    double = custom_component(job.root, "Double", DOUBLE)
     job.fed_job.to_clients(double, filter_type=FilterType.TASK_RESULT, tasks=["train"])
     job.fed_job.to_clients(double, filter_type=FilterType.TASK_DATA, tasks=["train"])
     return job.run()
@@ -292,7 +219,7 @@ def distributed(tmp_path_factory):
     if importlib.util.find_spec("torch") is None:
         pytest.skip("torch is not installed")
     command = "torchrun --standalone --nproc_per_node=2 custom/train.py"
-    return SimulatedJob(tmp_path_factory.mktemp("distributed"), command, script=TRAIN_DISTRIBUTED).run()
+    return make_job(tmp_path_factory.mktemp("distributed"), command, script=TRAIN_DISTRIBUTED).run()
 
 
 @pytest.fixture(scope="module", params=["one_site", "cross_site", "unfiltered", "filtered"])
@@ -309,7 +236,7 @@ class TestEveryJob:
 
     def test_nothing_is_left(self, any_job):
         assert any_job.left_processes == []
-        assert any_job.left_bootstraps() == []
+        assert any_job.left_files() == []
 
 
 class TestOneSite:
@@ -318,7 +245,7 @@ class TestOneSite:
 
     def test_every_scalar_is_at_the_server_in_order_and_before_the_result(self, one_site):
         expected = [list(range(number * SCALARS, (number + 1) * SCALARS)) for number in range(ROUNDS)]
-        assert [submission["steps"] for submission in one_site.submissions()] == expected
+        assert [submission["steps"] for submission in submissions(one_site)] == expected
 
     def test_output_is_in_the_log_once(self, one_site):
         assert one_site.log.count("site-1 sends ") == ROUNDS
@@ -331,11 +258,11 @@ class TestCrossSiteValidation:
 
     def test_every_scalar_is_at_the_server_in_order_and_before_the_result(self, cross_site):
         for site in ("site-1", "site-2"):
-            steps = [submission["steps"] for submission in cross_site.submissions() if submission["site"] == site]
+            steps = [submission["steps"] for submission in submissions(cross_site) if submission["site"] == site]
             assert steps[:ROUNDS] == [list(range(10)), list(range(10, 20))]
 
     def test_every_site_validates_every_model(self, cross_site):
-        results = json.loads((cross_site.server_dir / "cross_site_val" / "cross_val_results.json").read_text())
+        results = cross_site.cross_site_results()
         assert results.keys() == {"site-1", "site-2"}
         for site in results:
             assert results[site] == {name: {"sum": 6.0} for name in ("SRV_server", "site-1", "site-2")}
@@ -354,9 +281,9 @@ class TestWithoutFilters:
     def test_every_bit_arrives(self, unfiltered):
         received = re.findall(r"site-1 received (\w+)", unfiltered.log)
         sent = re.findall(r"site-1 sends (\w+)", unfiltered.log)
-        at_server = [submission["digests"] for submission in unfiltered.submissions()]
+        at_server = [submission["digests"] for submission in submissions(unfiltered)]
         assert len(sent) == ROUNDS
-        assert received[0] == digest(unfiltered.initial_model)
+        assert received[0] == digest(INITIAL_LARGE)
         assert at_server == [[one] for one in sent]
         # The average of one site's model is that model.
         assert received[1] == sent[0]
@@ -365,14 +292,14 @@ class TestWithoutFilters:
 
 class TestFiltersAndDifferences:
     def test_filters_see_arrays_and_what_they_do_counts(self, filtered):
-        expected = filtered.initial_model
+        expected = INITIAL_LARGE
         for _ in range(ROUNDS):
             # Doubled on the way in; of what comes back, one more than that, the difference is sent and doubled.
             expected = expected + ((expected * 2 + 1) - expected * 2) * 2
         np.testing.assert_array_equal(filtered.global_model(), expected)
 
     def test_difference_is_sent(self, filtered):
-        assert [submission["kind"] for submission in filtered.submissions()] == ["WEIGHT_DIFF"] * ROUNDS
+        assert [submission["kind"] for submission in submissions(filtered)] == ["WEIGHT_DIFF"] * ROUNDS
 
 
 class TestTorchrun:
@@ -386,9 +313,9 @@ class TestTorchrun:
 
     def test_only_the_script_complains(self, distributed):
         # The pattern leaves rank 1 in a broadcast when rank 0 ends, and torchrun says so at length.
-        log = (distributed.root / "run" / "site-1" / "log.txt").read_text()
+        log = distributed.site_log("site-1")
         assert [line for line in complaints(log) if " - TrainerProcess - " not in line] == []
 
     def test_nothing_is_left(self, distributed):
         assert distributed.left_processes == []
-        assert distributed.left_bootstraps() == []
+        assert distributed.left_files() == []

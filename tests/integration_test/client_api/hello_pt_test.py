@@ -18,8 +18,6 @@ The sites have the same data and the same random numbers, so what they report mu
 """
 
 import importlib.util
-import json
-import os
 import re
 import sys
 import textwrap
@@ -33,8 +31,8 @@ from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.client.config import ExchangeFormat
 from nvflare.fuel.utils.constants import FrameworkType
 from tests.integration_test.client_api.attach_harness import Trainer, attach_command
+from tests.integration_test.client_api.simulation import JOB_TIMEOUT, Simulation
 from tests.integration_test.client_api.simulator_parts import EAGER, LogKeeper
-from tests.unit_test.app_common.executors.job_harness import PROJECT
 
 torch = pytest.importorskip("torch")
 
@@ -42,8 +40,6 @@ pytestmark = pytest.mark.watchdog(300)
 
 ROUNDS = 2
 SITES = ("site-1", "site-2", "site-3")  # in_process, external_process, attach
-# Seconds after which a job is taken to hang.
-JOB_TIMEOUT = 150
 
 NET = """
     import torch
@@ -132,7 +128,7 @@ def import_file(path: Path) -> ModuleType:
 
 
 class HelloJob:
-    """The job that has run: its exit code, its log and what it left at the server."""
+    """The job that has run."""
 
     def __init__(self, root: Path, server_format: ExchangeFormat):
         self.root = root
@@ -146,7 +142,7 @@ class HelloJob:
         attached = Trainer(*attach_command(root / "run", script, wait=JOB_TIMEOUT, options=options), cwd="/")
         try:
             attached.output.wait_for("waiting for a job")
-            self._run()
+            self.run = Simulation(root, root / "jobs" / "job", SITES).finish()
             self.attached_code = attached.exit_code()
         finally:
             attached.stop()
@@ -171,35 +167,20 @@ class HelloJob:
             job.add_file_to(str(self.root / "hello_net.py"), site)
         job.export_job(str(self.root / "jobs"))
 
-    def _run(self) -> None:
-        simulator = Trainer(
-            *(sys.executable, "-m", "nvflare.private.fed.app.simulator.simulator", str(self.root / "jobs" / "job")),
-            *("-w", str(self.root / "run"), "-c", ",".join(SITES), "-t", str(len(SITES))),
-            cwd=self.root,
-            PATH=os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"],
-            PYTHONPATH=str(PROJECT),
-        )
-        try:
-            self.exit_code = simulator.exit_code(JOB_TIMEOUT)
-        finally:
-            simulator.stop()
-        self.log = simulator.output.text()
-
     def losses(self) -> dict:
         """What each site has logged, in order."""
         losses = {site: [] for site in SITES}
-        records = (self.root / "run" / "server" / "simulate_job" / "log_records.jsonl").read_text().splitlines()
-        for site, _, value, step in map(json.loads, records):
+        for site, _, value, step in self.run.log_records():
             assert step == len(losses[site])
             losses[site].append(value)
         return losses
 
     def sites_with_torch(self) -> list:
-        files = {site: self.root / "run" / site / "simulate_job" / "has_torch" for site in SITES}
+        files = {site: self.run.run_dir / site / "simulate_job" / "has_torch" for site in SITES}
         return [site for site, file in files.items() if file.read_text() == "True"]
 
     def global_accuracy(self) -> float:
-        (file,) = (self.root / "run" / "server").rglob("FL_global_model.pt")
+        (file,) = self.run.server_dir.rglob("FL_global_model.pt")
         net = self.net.HelloNet()
         net.load_state_dict(torch.load(file)["model"])
         return self.net.accuracy(net, *self.net.make_data())
@@ -208,7 +189,7 @@ class HelloJob:
 @pytest.mark.parametrize("server_format", [ExchangeFormat.NUMPY, ExchangeFormat.PYTORCH])
 def test_all_modes_train_alike(tmp_path, server_format):
     job = HelloJob(tmp_path, server_format)
-    assert (job.exit_code, job.attached_code) == (0, 0), job.log
+    assert (job.run.exit_code, job.attached_code) == (0, 0), job.run.log
     losses = job.losses()
     assert losses[SITES[0]] == losses[SITES[1]] == losses[SITES[2]]
     assert len(losses[SITES[0]]) == ROUNDS * 256 / 32
@@ -216,4 +197,4 @@ def test_all_modes_train_alike(tmp_path, server_format):
     assert job.global_accuracy() > 0.8
     # The script's process has it; the job's process only where that is the same one: it carries tensors as bytes.
     assert job.sites_with_torch() == [SITES[0]]
-    assert re.findall(r"site-\d.* - (?:WARNING|ERROR|CRITICAL) - .*|Traceback.*", job.log) == []
+    assert re.findall(r"site-\d.* - (?:WARNING|ERROR|CRITICAL) - .*|Traceback.*", job.run.log) == []

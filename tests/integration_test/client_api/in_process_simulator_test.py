@@ -17,35 +17,16 @@
 Each job runs once and its tests look at what it left: the log, the model, the validation results, the log records.
 """
 
-import json
-import os
-import re
-import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
-from nvflare.app_common.np.np_formatter import NPFormatter
-from nvflare.app_common.np.np_model_locator import NPModelLocator
-from nvflare.app_common.np.np_model_persistor import NPModelPersistor
 from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
-from nvflare.app_common.widgets.validation_json_generator import ValidationJsonGenerator
-from nvflare.app_common.workflows.cross_site_model_eval import CrossSiteModelEval
-from nvflare.app_common.workflows.fedavg import FedAvg
-from nvflare.job_config.api import FedJob
-from tests.integration_test.client_api.simulator_parts import EAGER, LogKeeper
+from tests.integration_test.client_api.simulation import SimulatedJob, complaints
+from tests.integration_test.client_api.simulator_parts import LogKeeper
 
 pytestmark = pytest.mark.watchdog(400)
-
-# Seconds after which a job is taken to hang.
-JOB_TIMEOUT = 200
-
-TROUBLE = re.compile(r" - (WARNING|ERROR|CRITICAL) - ")
 
 # Adds 1 to the model in every round, logs, keeps its model for cross-site validation; a model's score is its sum.
 SCRIPT = """
@@ -76,107 +57,52 @@ SCRIPT = """
 """
 
 
-class SimulatedJob:
-    """A job that has run: its exit code, its log and its workspace."""
-
-    def __init__(
-        self, root: Path, sites: int, threads: int, rounds: int = 2, scalars: int = 0, fail_in_round: int = -1
-    ):
-        self.name = "job"
-        self.root = root
-        script = root / "train.py"
-        script.write_text(textwrap.dedent(SCRIPT))
-        self.fed_job = FedJob(name=self.name, min_clients=sites)
-        persistor = NPModelPersistor(model=[0.0, 0.0, 0.0])
-        self.fed_job.to_server(persistor, id="persistor")
-        self.fed_job.to_server(FedAvg(num_clients=sites, num_rounds=rounds, persistor_id="persistor"))
-        self.fed_job.to_server(EAGER)
-        self.fed_job.to_server(LogKeeper(), id="log_keeper")
-        executor = ClientAPIExecutor(
-            "in_process",
-            task_script_path="train.py",
-            task_script_args=f"{scalars} {fail_in_round}",
-            train_with_evaluation=True,
-        )
-        self.fed_job.to_clients(executor)
-        self.fed_job.to_clients(ConvertToFedEvent(["analytix_log_stats"]), id="event_to_fed")
-        self.fed_job.add_file_to_clients(str(script))
-        self.arguments = ["-n", str(sites), "-t", str(threads)]
-
-    def add_cross_site_validation(self) -> None:
-        self.fed_job.to_server(NPModelLocator(), id="locator")
-        self.fed_job.to_server(NPFormatter(), id="formatter")
-        self.fed_job.to_server(ValidationJsonGenerator(), id="json")
-        self.fed_job.to_server(CrossSiteModelEval(model_locator_id="locator", formatter_id="formatter"))
-
-    def run(self) -> "SimulatedJob":
-        self.fed_job.export_job(str(self.root / "jobs"))
-        command = [sys.executable, "-m", "nvflare.private.fed.app.simulator.simulator", str(self.root / "jobs" / "job")]
-        command += ["-w", str(self.root / "run"), *self.arguments]
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, cwd=self.root
-        ) as process:
-            try:
-                self.log = process.communicate(timeout=JOB_TIMEOUT)[0]
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                pytest.fail(f"the job hangs:\n{process.communicate()[0]}")
-        self.exit_code = process.returncode
-        return self
-
-    @property
-    def server_dir(self) -> Path:
-        return self.root / "run" / "server" / "simulate_job"
-
-    def global_model(self) -> list:
-        return np.load(self.server_dir / "models" / "server.npy").tolist()
-
-    def log_records(self) -> list:
-        return [json.loads(line) for line in (self.server_dir / "log_records.jsonl").read_text().splitlines()]
-
-    def complaints(self) -> list:
-        """The lines of the whole log that tell of trouble."""
-        return [line for line in self.log.splitlines() if TROUBLE.search(line)]
-
-    def complaints_of(self, site: str) -> list:
-        return [
-            line for line in (self.root / "run" / site / "log.txt").read_text().splitlines() if TROUBLE.search(line)
-        ]
+def make_job(root: Path, sites: int, scalars: int = 0, fail_in_round: int = -1) -> SimulatedJob:
+    job = SimulatedJob(root, SCRIPT, sites)
+    job.fed_job.to_server(LogKeeper(), id="log_keeper")
+    executor = ClientAPIExecutor(
+        "in_process",
+        task_script_path="train.py",
+        task_script_args=f"{scalars} {fail_in_round}",
+        train_with_evaluation=True,
+    )
+    job.fed_job.to_clients(executor)
+    job.fed_job.to_clients(ConvertToFedEvent(["analytix_log_stats"]), id="event_to_fed")
+    return job
 
 
 @pytest.fixture(scope="module")
 def one_site(tmp_path_factory):
-    return SimulatedJob(tmp_path_factory.mktemp("one_site"), sites=1, threads=1, scalars=500).run()
+    return make_job(tmp_path_factory.mktemp("one_site"), 1, scalars=500).run()
 
 
 @pytest.fixture(scope="module")
 def four_sites(tmp_path_factory):
-    return SimulatedJob(tmp_path_factory.mktemp("four_sites"), sites=4, threads=2, scalars=10).run()
+    return make_job(tmp_path_factory.mktemp("four_sites"), 4, scalars=10).run(threads=2)
 
 
 @pytest.fixture(scope="module")
 def cross_site(tmp_path_factory):
-    job = SimulatedJob(tmp_path_factory.mktemp("cross_site"), sites=2, threads=2)
+    job = make_job(tmp_path_factory.mktemp("cross_site"), 2)
     job.add_cross_site_validation()
     return job.run()
 
 
 @pytest.fixture(scope="module")
 def failing(tmp_path_factory):
-    return SimulatedJob(tmp_path_factory.mktemp("failing"), sites=1, threads=1, scalars=3, fail_in_round=1).run()
+    return make_job(tmp_path_factory.mktemp("failing"), 1, scalars=3, fail_in_round=1).run()
 
 
 class TestOneSite:
     def test_model_is_trained(self, one_site):
         assert one_site.exit_code == 0
-        assert one_site.global_model() == [2.0, 2.0, 2.0]
+        assert one_site.global_model().tolist() == [2.0, 2.0, 2.0]
 
     def test_every_scalar_is_at_the_server_in_order(self, one_site):
         assert one_site.log_records() == [["site-1", "loss", float(step % 500), step] for step in range(1000)]
 
     def test_log_is_quiet(self, one_site):
-        assert one_site.complaints() == []
-        assert "Traceback" not in one_site.log
+        assert complaints(one_site.log) == []
 
 
 class TestFourSitesOnTwoThreads:
@@ -184,7 +110,7 @@ class TestFourSitesOnTwoThreads:
 
     def test_model_is_trained(self, four_sites):
         assert four_sites.exit_code == 0
-        assert four_sites.global_model() == [2.0, 2.0, 2.0]
+        assert four_sites.global_model().tolist() == [2.0, 2.0, 2.0]
 
     def test_every_scalar_is_at_the_server_in_order(self, four_sites):
         records = four_sites.log_records()
@@ -193,24 +119,22 @@ class TestFourSitesOnTwoThreads:
             assert steps == list(range(20))
 
     def test_log_is_quiet(self, four_sites):
-        assert four_sites.complaints() == []
-        assert "Traceback" not in four_sites.log
+        assert complaints(four_sites.log) == []
 
 
 class TestCrossSiteValidation:
     def test_model_is_trained(self, cross_site):
         assert cross_site.exit_code == 0
-        assert cross_site.global_model() == [2.0, 2.0, 2.0]
+        assert cross_site.global_model().tolist() == [2.0, 2.0, 2.0]
 
     def test_every_site_validates_every_model(self, cross_site):
-        results = json.loads((cross_site.server_dir / "cross_site_val" / "cross_val_results.json").read_text())
+        results = cross_site.cross_site_results()
         assert results.keys() == {"site-1", "site-2"}
         for site in results:
             assert results[site] == {name: {"sum": 6.0} for name in ("SRV_server", "site-1", "site-2")}
 
     def test_log_is_quiet(self, cross_site):
-        assert cross_site.complaints() == []
-        assert "Traceback" not in cross_site.log
+        assert complaints(cross_site.log) == []
 
 
 class TestFailingScript:
@@ -219,11 +143,11 @@ class TestFailingScript:
         assert failing.log.count("train.py raised RuntimeError at line") == 1
 
     def test_it_is_the_sites_only_complaint(self, failing):
-        (complaint,) = failing.complaints_of("site-1")
+        (complaint,) = [line for line in complaints(failing.site_log("site-1")) if "Traceback" not in line]
         assert "ClientAPIExecutor - ERROR" in complaint and "train.py raised RuntimeError" in complaint
 
     def test_what_was_logged_before_is_at_the_server(self, failing):
         assert [step for *_, step in failing.log_records()] == [0, 1, 2]
 
     def test_model_of_the_last_good_round_is_kept(self, failing):
-        assert failing.global_model() == [1.0, 1.0, 1.0]
+        assert failing.global_model().tolist() == [1.0, 1.0, 1.0]

@@ -25,6 +25,7 @@ from nvflare.app_common.widgets.streaming import AnalyticsReceiver
 
 # For a job's to_server(): its sites ask for a task every 0.1 s, not every 2 s.
 EAGER = {"server": {"task_request_interval": 0.1}}
+LOG_FILE = "log_records.jsonl"  # of a LogKeeper, in the job's folder at the server
 
 
 class LogKeeper(AnalyticsReceiver):
@@ -32,7 +33,7 @@ class LogKeeper(AnalyticsReceiver):
 
     def initialize(self, fl_ctx: FLContext):
         run_dir = fl_ctx.get_workspace().get_run_dir(fl_ctx.get_job_id())
-        self._file = open(os.path.join(run_dir, "log_records.jsonl"), "w")
+        self._file = open(os.path.join(run_dir, LOG_FILE), "w")
 
     def save(self, fl_ctx: FLContext, shareable: Shareable, record_origin: str):
         data = AnalyticsData.from_dxo(from_shareable(shareable))
