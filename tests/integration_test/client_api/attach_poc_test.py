@@ -26,7 +26,7 @@ from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.app_common.np.np_model_persistor import NPModelPersistor
 from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.job_config.api import FedJob
-from tests.integration_test.client_api.external_process_poc_test import SITES, complaints, global_model
+from tests.integration_test.client_api.external_process_poc_test import SITES, global_model, unexpected
 from tests.integration_test.client_api.poc_federation import PocFederation
 from tests.integration_test.client_api.simulator_parts import EAGER
 
@@ -103,7 +103,7 @@ class TestAttachedTrainers:
 
     @pytest.mark.parametrize("site", SITES)
     def test_log_is_quiet(self, attached, site):
-        assert complaints(attached.log(site)) == []
+        assert unexpected(attached.log(site)) == []
 
     def test_nothing_is_left(self, attached):
         assert attached.left_processes == []

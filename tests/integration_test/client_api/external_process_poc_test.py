@@ -31,6 +31,7 @@ from nvflare.app_common.np.np_model_persistor import NPModelPersistor
 from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.job_config.api import FedJob
 from tests.integration_test.client_api.poc_federation import PocFederation, Signpost
+from tests.integration_test.client_api.simulation import complaints
 from tests.integration_test.client_api.simulator_parts import EAGER, LogKeeper
 
 pytestmark = pytest.mark.watchdog(600)
@@ -202,10 +203,9 @@ def log_records(job, site: str) -> list:
     return [record[1:] for record in records if record[0] == site]
 
 
-def complaints(log: str) -> list:
-    """The lines of a site's log that tell of trouble, except what the script logs on purpose."""
-    trouble = re.compile(r" - (WARNING|ERROR|CRITICAL) - |Traceback")
-    return [line for line in log.splitlines() if trouble.search(line) and "logged in round" not in line]
+def unexpected(log: str) -> list:
+    """The complaints in a site's log, except what the script logs on purpose."""
+    return [line for line in complaints(log) if "logged in round" not in line]
 
 
 class TestEveryEndedJob:
@@ -245,7 +245,7 @@ class OrderlyJob:
 
     @pytest.mark.parametrize("site", SITES)
     def test_log_is_quiet(self, job, site):
-        assert complaints(job.log(site)) == []
+        assert unexpected(job.log(site)) == []
 
 
 class TestLaunchedOnce(OrderlyJob):
@@ -289,7 +289,7 @@ class TestPrivacyScope:
 
     @pytest.mark.parametrize("site", SITES)
     def test_log_is_quiet(self, filtered_by_site, site):
-        assert complaints(filtered_by_site.log(site)) == []
+        assert unexpected(filtered_by_site.log(site)) == []
 
 
 class TestFailingScript:
@@ -305,7 +305,7 @@ class TestFailingScript:
         assert log.partition(errors[0])[2].count("RuntimeError: out of data") == 1
 
     def test_other_site_has_nothing_to_complain_of(self, failing):
-        assert complaints(failing.log("site-2")) == []
+        assert unexpected(failing.log("site-2")) == []
 
 
 class TestAbortedJob:
@@ -324,4 +324,4 @@ class TestAbortedJob:
 
     @pytest.mark.parametrize("site", SITES)
     def test_log_is_quiet(self, aborted, site):
-        assert complaints(aborted.log(site)) == []
+        assert unexpected(aborted.log(site)) == []

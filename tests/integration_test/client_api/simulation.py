@@ -157,7 +157,12 @@ class SimulatedJob:
         return self.start(threads).finish()
 
 
+# nvflare answers a greeting before it has noted who greets (ConnManager.process_frame_task): on a loaded machine a
+# message that follows at once comes too early, is lost, and is sent again by whoever waits for it.
+TOO_EARLY = "Error processing frame: AttributeError: 'NoneType' object has no attribute 'endpoint'"
+
+
 def complaints(log: str) -> List[str]:
     """The lines of a log that tell of trouble."""
     trouble = re.compile(r" - (WARNING|ERROR|CRITICAL) - |Traceback")
-    return [line for line in log.splitlines() if trouble.search(line)]
+    return [line for line in log.splitlines() if trouble.search(line) and TOO_EARLY not in line]
