@@ -30,10 +30,9 @@ from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.stream_utils import callback_thread_pool, stream_thread_pool
-from nvflare.fuel.utils.network_utils import get_open_ports
 from nvflare.private.fed.utils.fed_utils import nvflare_fobs_initialize
 from tests.integration_test.client_api.cell_server import GET_TASK, SERVER, SUBMIT_RESULT
-from tests.unit_test.app_common.executors.job_harness import LIMIT, stop_cell, warm_up_pools
+from tests.unit_test.app_common.executors.job_harness import LIMIT, free_port, stop_cell, warm_up_pools
 
 SERVER_SCRIPT = Path(__file__).with_name("cell_server.py")
 # More of them than a test needs at a time.
@@ -52,7 +51,7 @@ class Federation:
     def __init__(self, late: float = 0.0):
         """Starts the server; `late` is how many seconds it takes until it knows whose a new connection is."""
         nvflare_fobs_initialize()
-        self.url = f"tcp://localhost:{get_open_ports(1)[0]}"
+        self.url = f"tcp://localhost:{free_port()}"
         self._cells: List[Cell] = []
         self._server = subprocess.Popen(
             [sys.executable, str(SERVER_SCRIPT), self.url, str(late)],

@@ -35,9 +35,9 @@ from typing import Callable, Iterable, Iterator, List
 import yaml
 
 from nvflare.fuel.flare_api.flare_api import new_secure_session
-from nvflare.fuel.utils.network_utils import get_open_ports
 from nvflare.job_config.api import FedJob
 from nvflare.lighter.provision import gen_default_project_config
+from tests.unit_test.app_common.executors.job_harness import free_port
 
 ADMIN = "admin@nvidia.com"
 SERVER = "server"
@@ -96,7 +96,7 @@ class PocFederation:
         path = self.root / "project.yml"
         gen_default_project_config("dummy_project.yml", str(path))
         project = yaml.safe_load(path.read_text())
-        fed_learn_port, admin_port = get_open_ports(2)
+        fed_learn_port, admin_port = free_port(), free_port()
         server = {"name": SERVER, "type": "server", "org": "nvidia", "default_host": "localhost"}
         server.update(fed_learn_port=fed_learn_port, admin_port=admin_port)
         clients = [{"name": site, "type": "client", "org": "nvidia"} for site in self.sites]

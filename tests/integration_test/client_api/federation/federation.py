@@ -35,7 +35,6 @@ from typing import Callable, Dict, List, Optional
 import yaml
 
 from nvflare.fuel.flare_api.api_spec import InternalError
-from nvflare.fuel.utils.network_utils import get_open_ports
 from nvflare.job_config.api import FedJob
 from tests.integration_test.client_api.federation.links import HOSTS, RELAY, SERVER_HOST, SiteLink, may_have_namespaces
 from tests.integration_test.client_api.federation.parts import (
@@ -54,6 +53,7 @@ from tests.integration_test.client_api.poc_federation import (
     PocJob,
     wait_for_end,
 )
+from tests.unit_test.app_common.executors.job_harness import free_port
 
 HERE = Path(__file__).parent
 PROJECT = "hospital"
@@ -93,7 +93,7 @@ class Federation(PocFederation):
         self._attached: Dict[str, Callable[[], str]] = {}  # by site: starts its user's trainer
         self._with_relay = with_relay
         self._in_namespaces = may_have_namespaces() if in_namespaces is None else in_namespaces
-        self.port, self.relay_port = get_open_ports(2)
+        self.port, self.relay_port = free_port(), free_port()
         self._links: Dict[str, SiteLink] = {}
         self._processes: Dict[str, subprocess.Popen] = {}
         self._prepare = prepare

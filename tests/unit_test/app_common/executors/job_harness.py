@@ -21,9 +21,12 @@ a test writes meet the test at gates (named pipes), which work in one process or
 import gc
 import json
 import os
+import random
+import socket
 import textwrap
 import threading
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable, Optional
@@ -49,7 +52,6 @@ from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from nvflare.fuel.f3.cellnet.defs import CellChannel
 from nvflare.fuel.f3.cellnet.utils import make_reply as make_cell_reply
-from nvflare.fuel.utils.network_utils import get_open_ports
 from nvflare.private.fed.client.client_run_manager import ClientRunManager
 from nvflare.widgets.fed_event import FED_EVENT_TOPIC
 from nvflare.widgets.widget import WidgetID
@@ -227,7 +229,7 @@ class Cellnet:
     """The cells of a server and of a site's job, connected; the server notes which analytics events reach it."""
 
     def __init__(self):
-        url = f"tcp://localhost:{get_open_ports(1)[0]}"
+        url = f"tcp://localhost:{free_port()}"
         self._cells = [
             Cell(fqcn, url, secure=False, credentials={}, create_internal_listener=False)
             for fqcn in ("server", f"server.{JOB_ID}", f"{SITE_NAME}.{JOB_ID}")
@@ -257,13 +259,22 @@ def stop_cell(cell: Cell) -> None:
 _stopped_cells = []
 
 
+def free_port() -> int:
+    """A port that no connection of anybody's can take meanwhile: the system gives those higher numbers."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("localhost", port))
+            return port
+
+
 def warm_up_pools(*pools: Executor) -> None:
-    """Has nvflare's pools start all their threads, which stay: before anybody counts threads."""
+    """Has nvflare's pools start their threads, which stay: before anybody counts threads."""
+    has_begun = threading.Event()
     for pool in pools:
-        everybody = threading.Barrier(POOL_THREADS + 1)
         for _ in range(POOL_THREADS):
-            pool.submit(everybody.wait)
-        everybody.wait(LIMIT)
+            pool.submit(has_begun.wait)
+    has_begun.set()
 
 
 def make_task(value: Any = 0.0, current_round: int = 0, **params) -> Shareable:
