@@ -83,10 +83,12 @@ def client_config(peer: str, mode: str, python: str, plan_path: str, tensors: bo
         executor, components = _legacy(mode, python, plan_path)
     else:
         executor, components = _client_api(peer, mode, python, plan_path)
-    if tensors and peer != FLOOR:
-        executor["args"].update(params_exchange_format="pytorch", server_expected_format="pytorch")
+    formats = {"params_exchange_format": "pytorch", "server_expected_format": "pytorch"} if tensors else {}
+    if peer not in (FLOOR, "ours"):  # in ours they are keys of the job
+        executor["args"].update(formats)
     return {
         "format_version": 2,
+        **(formats if peer == "ours" else {}),
         "components": [probe, *components],
         "executors": [{"tasks": ["train"], "executor": executor}],
         "task_data_filters": [],
