@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A trainer that says what it likes, sealed or not, under any name: for attacks on a session."""
+"""For attacks on a session: an honest end of its pipe, and a trainer that says what it likes under any name."""
 
 import json
 import queue
@@ -20,14 +20,29 @@ from typing import Optional
 
 from nvflare.app_common.executors.client_api.session.channel import HELLO, TASK, Letter, sealed_head
 from nvflare.app_common.executors.client_api.session.handshake import Handshake, pack, unpack
-from nvflare.app_common.executors.client_api.session.trainer_pipe import HEAD, SEAL
+from nvflare.app_common.executors.client_api.session.trainer_pipe import HEAD, SEAL, TrainerPipe
 from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.defs import Encoding, MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message as CellMessage
 from nvflare.fuel.utils import fobs
+from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.pipe.pipe import Message
 from tests.unit_test.app_common.executors.job_harness import LIMIT
+
+
+def pipe_of(federation, mode: Mode, keys: dict) -> TrainerPipe:
+    """The pipe of a session at one of its ends, not open yet."""
+    return TrainerPipe(
+        mode.value,
+        "site-1",
+        keys["token"],
+        federation.url,
+        False,
+        "",
+        secret=keys["secret"],
+        challenge=keys["challenge"],
+    )
 
 
 def letter_in(request: CellMessage) -> Letter:

@@ -35,7 +35,7 @@ from nvflare.app_common.executors.client_api.session.handshake import (
     pack,
     unpack,
 )
-from nvflare.app_common.executors.client_api.session.trainer_pipe import HEAD, SEAL, TrainerPipe
+from nvflare.app_common.executors.client_api.session.trainer_pipe import HEAD, SEAL
 from nvflare.app_common.executors.client_api.session.trainer_session import SessionState, TrainerSession
 from nvflare.fuel.f3.cellnet.defs import CellChannel, Encoding, MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import make_reply
@@ -45,24 +45,11 @@ from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.fobs import Decomposer
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
 from tests.integration_test.client_api.cell_harness import connected_cell
-from tests.integration_test.client_api.raw_trainer import RawTrainer
+from tests.integration_test.client_api.raw_trainer import RawTrainer, pipe_of
 from tests.unit_test.app_common.executors.job_harness import LARGE, LIMIT, stop_cell
 
 TOPICS = [TASK, METRICS, PIECE, Topic.HEARTBEAT, Topic.END, Topic.ABORT, Topic.PEER_GONE, "NONSENSE"]
 RECORDS = [DXO(DataKind.ANALYTIC, data={"number": 1})]
-
-
-def pipe_of(federation, mode: Mode, keys: dict) -> TrainerPipe:
-    return TrainerPipe(
-        mode.value,
-        "site-1",
-        keys["token"],
-        federation.url,
-        False,
-        "",
-        secret=keys["secret"],
-        challenge=keys["challenge"],
-    )
 
 
 @pytest.fixture

@@ -22,14 +22,13 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.session.channel import HELLO, METRICS, PIECE, TASK
 from nvflare.app_common.executors.client_api.session.handshake import Handshake, new_session_keys, pack, unpack
-from nvflare.app_common.executors.client_api.session.trainer_pipe import TrainerPipe
 from nvflare.app_common.executors.client_api.session.trainer_session import SessionState, TrainerSession
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.message import Message as CellMessage
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
-from tests.integration_test.client_api.raw_trainer import RawTrainer
+from tests.integration_test.client_api.raw_trainer import RawTrainer, pipe_of
 from tests.unit_test.app_common.executors.client_api.fuzzing import (
     FUZZ_WATCHDOG,
     fuzzed,
@@ -41,19 +40,6 @@ from tests.unit_test.app_common.executors.client_api.fuzzing import (
 from tests.unit_test.app_common.executors.job_harness import LIMIT
 
 pytestmark = FUZZ_WATCHDOG
-
-
-def pipe_of(federation, mode: Mode, keys: dict) -> TrainerPipe:
-    return TrainerPipe(
-        mode.value,
-        "site-1",
-        keys["token"],
-        federation.url,
-        False,
-        "",
-        secret=keys["secret"],
-        challenge=keys["challenge"],
-    )
 
 
 @pytest.fixture(scope="module")
