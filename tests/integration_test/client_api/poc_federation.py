@@ -43,11 +43,13 @@ ADMIN = "admin@nvidia.com"
 SERVER = "server"
 WORKSPACE_VARIABLE = "NVFLARE_POC_WORKSPACE"  # read by nvflare, too
 BOOTSTRAP_FILE = "client_api_config.json"
+# What the administrators set, so that a job need not wait a minute for a site that has gone. nvflare reads these.
+TUNING = {"NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "5", "NVFLARE_SYNC_CLIENT_JOBS_REQUIRE_PREVIOUS_REPORT": "false"}
 
 # All bounds in seconds.
 START_TIMEOUT = 120
 LOGIN_TIMEOUT = 30
-JOB_TIMEOUT = 120
+JOB_TIMEOUT = 300
 # From the end of a job at the server to the end of its last process at a site.
 JOB_END_TIMEOUT = 30
 STOP_TIMEOUT = 60
@@ -114,7 +116,7 @@ class PocFederation:
 
     def _poc(self, *arguments: str) -> None:
         path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
-        env = dict(os.environ, HOME=str(self._home), PATH=path, **{WORKSPACE_VARIABLE: str(self.workspace)})
+        env = {**os.environ, **TUNING, "HOME": str(self._home), "PATH": path, WORKSPACE_VARIABLE: str(self.workspace)}
         # To a file: the federation's processes inherit it, and a pipe would be open as long as they are.
         with open(self.root / "poc.log", "a+") as log:
             command = [sys.executable, "-m", "nvflare.cli", "poc", *arguments]
