@@ -17,6 +17,7 @@
 What the server has got it tells itself: the type and the bits of what it has pulled.
 """
 
+import logging
 import os
 import signal
 import threading
@@ -29,9 +30,14 @@ import pytest
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
+from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.arrays.pull import CHUNK_TRIES
+from nvflare.app_common.executors.client_api.arrays.pull import CHUNK_TRIES, Puller
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
+from nvflare.fuel.f3.cellnet.cell import Cell
+from nvflare.fuel.f3.cellnet.defs import ReturnCode as CellReturnCode
+from nvflare.fuel.f3.cellnet.utils import make_reply
+from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.download_service import OBJ_DOWNLOADER_CHANNEL, OBJ_DOWNLOADER_TOPIC
 from nvflare.fuel.utils.config_service import ConfigService
 from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
@@ -375,24 +381,58 @@ def test_server_that_loses_its_arrays(job, job_cell, site_log):
     round_trip(job, job_cell)
 
 
+class SilentServer:
+    """A cell that answers who asks it for arrays only when it is allowed to."""
+
+    def __init__(self, cell: Cell):
+        self.name = cell.get_fqcn()
+        self.asked, self.may_answer = threading.Event(), threading.Event()
+        warm_up_pools(cell.core_cell.communicator.conn_manager.frame_mgr_executor)
+        # By the keyword a Cell tells that it is a channel of streams.
+        cell.register_request_cb(channel=OBJ_DOWNLOADER_CHANNEL, topic=OBJ_DOWNLOADER_TOPIC, cb=self._answer)
+
+    def _answer(self, request: Message) -> Message:
+        self.asked.set()
+        self.may_answer.wait()
+        return make_reply(CellReturnCode.OK, body={"w": bytes(LARGE)})
+
+    def task(self, job_cell: Cell) -> Shareable:
+        """A task of the server whose array is at this cell."""
+        task = fetch_task(job_cell, LARGE, 3.0)
+        task["DXO"]["data"]["w"] = LazyDownloadRef(self.name, "any", "T0", model_of(task).params["w"].dot)
+        return task
+
+
 @pytest.fixture(scope="module")
-def silent_cell(federation, job_cell):  # that one has warmed up what all cells share
-    """A cell that never answers who asks it for arrays."""
-    cell, is_over = federation.join(f"silent-{uuid.uuid4().hex}"), threading.Event()
-    warm_up_pools(cell.core_cell.communicator.conn_manager.frame_mgr_executor)
-    cell.register_request_cb(OBJ_DOWNLOADER_CHANNEL, OBJ_DOWNLOADER_TOPIC, lambda request: is_over.wait())
-    yield cell
-    is_over.set()
+def silent_server(federation, job_cell):  # that one has warmed up what all cells share
+    server = SilentServer(federation.join(f"silent-{uuid.uuid4().hex}"))
+    yield server
+    server.may_answer.set()
 
 
-def test_server_that_stands_still(silent_cell, job, job_cell, site_log, client_config):
+def test_server_that_stands_still(silent_server, job, job_cell, site_log, client_config):
     ConfigService.reset()  # it keeps what it was once asked for
     client_config(np_streaming_per_request_timeout=0.5)
     start(job, site_log, "", "")
-    task, silent = fetch_task(job_cell, LARGE, 3.0), silent_cell.get_fqcn()
-    task["DXO"]["data"]["w"] = LazyDownloadRef(silent, "any", "T0", model_of(task).params["w"].dot)
-    assert_failed(job.execute("train", task), f"the arrays of the task cannot be pulled from {silent}: timeout")
-    assert len(site_log.find(f"no byte of the arrays of the task has come from {silent} in")) == CHUNK_TRIES
+    cause = f"the arrays of the task cannot be pulled from {silent_server.name}: timeout"
+    assert_failed(job.execute("train", silent_server.task(job_cell)), cause)
+    assert len(site_log.find(f"no byte of the arrays of the task has come from {silent_server.name} in")) == CHUNK_TRIES
+    round_trip(job, job_cell)
+
+
+def test_server_that_answers_when_the_task_is_over(silent_server, job, job_cell, site_log, caplog):
+    """As may be with the last answer of any task: the log tells of no trouble."""
+    caplog.set_level(logging.DEBUG, Puller.__module__)
+    start(job, site_log, "", "")
+    silent_server.asked.clear()
+    abort_signal = Signal()
+    running = job.submit("train", silent_server.task(job_cell), abort_signal)
+    assert silent_server.asked.wait(LIMIT)
+    abort_signal.trigger(True)
+    assert running.result(LIMIT).get_return_code() == ReturnCode.TASK_ABORTED
+    silent_server.may_answer.set()
+    site_log.wait_for("let go of a chunk that nobody waits for any more")
+    assert [record.getMessage() for record in site_log.records if record.levelno >= logging.ERROR] == []
     round_trip(job, job_cell)
 
 
