@@ -27,7 +27,7 @@ from nvflare.app_common.executors.client_api.attach import ExitCode, pause_after
 from tests.integration_test.client_api import attach_job
 from tests.integration_test.client_api.attach_harness import RUNNER, attach_command, attached, rendezvous, workspace
 from tests.unit_test.app_common.executors.client_api.process_watch import WITH_PROCESSES
-from tests.unit_test.app_common.executors.job_harness import LIMIT, PROJECT, assert_failed, make_task, model_of
+from tests.unit_test.app_common.executors.job_harness import LIMIT, assert_failed, make_task, model_of
 
 pytestmark = WITH_PROCESSES
 
@@ -235,7 +235,7 @@ class TestJobThatIsKilled:
     @pytest.fixture
     def killed_job(self, federation, processes, tmp_path):
         command = [sys.executable, "-m", attach_job.__name__, federation.url, str(tmp_path / "killed")]
-        job = processes(*command, cwd=PROJECT)
+        job = processes(*command)
         job.output.wait_for("the job has started")
         return job
 

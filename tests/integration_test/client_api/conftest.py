@@ -31,6 +31,7 @@ from tests.unit_test.app_common.executors.client_api.process_watch import MARKER
 from tests.unit_test.app_common.executors.conftest import (  # noqa: F401 - what every test has
     cellnet,
     client_config,
+    empty_folder,
     job,
     job_factory,
     nothing_left,
@@ -91,7 +92,7 @@ def killed_job_process(federation, no_process_left, tmp_path):
     def kill(phase: str, with_guard: bool = False) -> set:
         command = [sys.executable, "-m", job_process.__name__, str(tmp_path), federation.url, phase]
         streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        with subprocess.Popen(command, cwd=PROJECT, **streams) as process:
+        with subprocess.Popen(command, **streams) as process:
             while process.stdout.readline() != "now\n":
                 assert process.poll() is None
             tree = marked_pids(no_process_left) - {process.pid, os.getpid()}

@@ -20,8 +20,6 @@ import textwrap
 
 import pytest
 
-from tests.unit_test.app_common.executors.job_harness import PROJECT
-
 
 @pytest.fixture
 def run_python():
@@ -29,7 +27,7 @@ def run_python():
 
     def run(code: str) -> str:
         command = [sys.executable, "-c", textwrap.dedent(code)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=PROJECT)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert done.returncode == 0, done.stdout
         return done.stdout
 

@@ -26,7 +26,6 @@ import pytest
 from tests.integration_test.client_api.federation.links import HOSTS, SERVER_HOST, SiteLink, may_have_namespaces
 from tests.integration_test.client_api.federation.parts import find_parts
 from tests.integration_test.client_api.poc_federation import wait_for_end
-from tests.unit_test.app_common.executors.job_harness import PROJECT
 
 LIMIT = 30.0  # seconds
 SILENCE = 1.0
@@ -102,7 +101,7 @@ def test_nothing_outlives_a_killed_owner(tmp_path):
         "--folder",
         str(tmp_path),
     ]
-    owner = subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert str(tmp_path) in owner.stdout.readline()
         pids = [part.pid for part in find_parts(tmp_path)]

@@ -32,7 +32,7 @@ from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.utils.config_service import ConfigService
 from nvflare.private.fed.utils.fed_utils import nvflare_fobs_initialize
 from tests.unit_test.app_common.executors.client_api.log_watch import LogWatch
-from tests.unit_test.app_common.executors.job_harness import JOB_ID, Cellnet, JobHarness
+from tests.unit_test.app_common.executors.job_harness import JOB_ID, PROJECT, Cellnet, JobHarness
 
 # Seconds: a test that takes longer hangs. A marker `watchdog(seconds)` gives a test its own limit.
 WATCHDOG_TIMEOUT = 180
@@ -51,6 +51,15 @@ def watchdog_limit(item: pytest.Item) -> float:
     """Seconds after which a test is taken to hang."""
     marker = item.get_closest_marker("watchdog")
     return marker.args[0] if marker else WATCHDOG_TIMEOUT
+
+
+@pytest.fixture(scope="session", autouse=True)
+def empty_folder(tmp_path_factory):
+    """Where all runs that tests start: each process of nvflare looks for a config in all folders below, many times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("empty"))
+        patch.setenv("PYTHONPATH", str(PROJECT), prepend=os.pathsep)  # a process that imports tests has to find them
+        yield
 
 
 @pytest.fixture(scope="session")
