@@ -93,6 +93,16 @@ IN_PLACE = """
             array += 1  # it goes on with the next epoch
 """
 
+WITH_SMALL_ONES = """
+    import numpy as np
+    import nvflare.client as flare
+
+    flare.init()
+    while flare.is_running():
+        small = {"b": np.arange(3, dtype=np.float16), "n": np.array(7, dtype=">i4"), "t": np.zeros((1, 0), bool)}
+        flare.send(flare.FLModel(params={"w": flare.receive().params["w"] + 1, **small}))
+"""
+
 # Tries a result for which no host has the memory, and sends another one when it is refused.
 TOO_LARGE = """
     import numpy as np
@@ -311,6 +321,19 @@ class TestScripts:
         for task_array, result_array in seen:
             assert (result_array == 4).all()
             assert not filters or (task_array == 3).all()
+
+    def test_large_and_small_arrays(self, job, job_cell):
+        """The small ones travel inside the result, the others are pulled."""
+        executor = external(f"custom/{job.script(WITH_SMALL_ONES)}")
+        job.start(executor, runner=runner_with()(executor))
+        for size in (LARGE, SMALL):
+            round_trip(job, job_cell, size, b=["float16", [0.0, 1.0, 2.0]], n=[">i4", 7], t=["bool", [[]]])
+
+    def test_tasks_of_changing_size(self, job, job_cell, site_log):
+        """Whether arrays were short the last time is not what decides whether they come."""
+        start(job, site_log, "", "")
+        for size in (SMALL, SMALL, LARGE, SMALL, SMALL, MEDIUM, LARGE):
+            round_trip(job, job_cell, size)
 
     def test_100_rounds(self, job):
         executor = external(f"custom/{job.script(IN_PLACE)}")

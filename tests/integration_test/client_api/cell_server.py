@@ -43,9 +43,11 @@ def _make_task(request: Message) -> Message:
 
 
 def _take_result(request: Message) -> Message:
-    array = FLModelUtils.from_shareable(request.payload).params["w"]
+    params = FLModelUtils.from_shareable(request.payload).params
+    array = params.pop("w")
     found = {"type": type(array).__name__, "size": array.size, "low": float(array.min()), "high": float(array.max())}
-    return make_reply(ReturnCode.OK, body=Shareable(found))
+    others = {name: [str(other.dtype), other.tolist()] for name, other in params.items()}
+    return make_reply(ReturnCode.OK, body=Shareable({**found, **others}))
 
 
 def _know_late(cell: Cell, seconds: float) -> None:

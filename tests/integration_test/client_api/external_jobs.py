@@ -101,7 +101,7 @@ def runner_with(*others, **filters):
     return make
 
 
-def round_trip(job, cell, size: int = LARGE, after_task: Callable[[], None] = lambda: None) -> tuple:
+def round_trip(job, cell, size: int = LARGE, after_task: Callable[[], None] = lambda: None, **others) -> tuple:
     """Does one task of the server as nvflare does; returns the task's and the result's array as the job has seen them.
 
     Args:
@@ -109,6 +109,7 @@ def round_trip(job, cell, size: int = LARGE, after_task: Callable[[], None] = la
         cell: its cell.
         size: float32 values of the model.
         after_task: called when the job has the result, and the server does not.
+        others: what the server finds in it beside the model.
     """
     task = fetch_task(cell, size, 3.0)
     task_array = model_of(task).params["w"]
@@ -121,7 +122,7 @@ def round_trip(job, cell, size: int = LARGE, after_task: Callable[[], None] = la
         after_task()
         job.executor.fire_event_with_data(EventType.AFTER_TASK_RESULT_FILTER, fl_ctx, FLContextKey.TASK_RESULT, result)
         job.engine.fire_event(EventType.BEFORE_SEND_TASK_RESULT, fl_ctx)
-        assert submit_result(cell, result) == whole_model(size)
+        assert submit_result(cell, result) == {**whole_model(size), **others}
         job.engine.fire_event(EventType.AFTER_SEND_TASK_RESULT, fl_ctx)
     return task_array, result_array
 

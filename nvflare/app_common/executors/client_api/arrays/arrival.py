@@ -91,8 +91,7 @@ class HeapLanding:
         self._arrays: Dict[str, Any] = {}
 
     def begin(self, name: str, spec: ArraySpec) -> "_Writer":
-        if spec.size >= LARGE:
-            check_available(spec.size)
+        check_available(spec.size)
         array = self._arrays[name] = _empty(spec)
         target = np.frombuffer(bytes_of(array), np.uint8)
 

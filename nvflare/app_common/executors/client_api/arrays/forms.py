@@ -137,6 +137,12 @@ def _read_safetensors_start(data: memoryview) -> Start:
     return Start(name, ArraySpec.of_safetensors(field["dtype"], field["shape"]), offset + field["data_offsets"][0])
 
 
+def encode_alone(spec: ArraySpec, content: memoryview) -> bytes:
+    """Returns the form in which nvflare has an array inside of a message: a file of NumPy's, or of safetensors."""
+    header = _npy_header(spec) if spec.kind == NUMPY else _safetensors_header("t", spec)
+    return b"".join((header, content))
+
+
 def join(name: str, spec: ArraySpec, content: memoryview) -> memoryview:
     """Returns the form in which nvflare's receiver expects the bytes of an array of this name."""
     if spec.kind == NUMPY:

@@ -34,8 +34,9 @@ from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
 # What the beginning of the memory holds: its number.
 PREFACE = 64
 _NUMBER_SIZE = 16
-# Bytes of memory that are left to everybody else.
+# Bytes of memory that are left to everybody else, and that are taken without a look at what is left.
 RESERVE = 64 << 20
+LITTLE = 1 << 20
 
 CAN_SHARE = hasattr(os, "memfd_create") and hasattr(fcntl, "F_ADD_SEALS")
 
@@ -181,7 +182,12 @@ def _refusing(what: str) -> Iterator[None]:
 
 
 def check_available(size: int) -> None:
-    """Raises ArrayRefused if so many bytes are more than what the host, or this process's cgroup, has left."""
+    """Raises ArrayRefused if so many bytes are more than what the host, or this process's cgroup, has left.
+
+    A little is not looked up, which takes longer than to copy it.
+    """
+    if size < LITTLE:
+        return
     for of_what, left in memory_left().items():
         if size + RESERVE > left:
             needed, there = f"{size / 1e6:.0f} MB", f"{max(left, 0) / 1e6:.0f} MB"

@@ -26,7 +26,8 @@ import re
 import time
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from functools import partial
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import nvflare.fuel.utils.app_config_utils as app_config
 from nvflare.apis.executor import Executor
@@ -56,6 +57,9 @@ from nvflare.security.logging import secure_format_exception
 # Seconds without a byte after which a chunk is asked for again, unless the job's config says otherwise, and how often.
 CHUNK_TIMEOUT = 600.0
 CHUNK_TRIES = 4
+# Bytes of arrays up to which the next task with the same ones is asked for in one message, and seconds for its answer.
+SHORT = 256 * 1024
+SHORT_TIMEOUT = 5.0
 
 
 class Pulled(NamedTuple):
@@ -171,6 +175,7 @@ class Puller:
         self._landing: Tuple[str, Optional[Landing]] = ("", None)  # of the pull that goes on: prefix of names, landing
         self._expected: Optional[_Chunk] = None  # that was asked for last
         self._fault = ""  # why a chunk that has come could not be taken
+        self._short_layout: List[tuple] = []  # paths of the arrays of the last task, if they were short
         if _nothing_else_sees(_TASKS, fl_ctx, executor):
             cell = fl_ctx.get_engine().get_cell()
             # Without these two, nvflare's own, no cell of ours could read an answer from its frames.
@@ -191,61 +196,68 @@ class Puller:
 
     def _pull(self, task: Any, references: Dict[str, LazyDownloadRef], landing: Landing, stop: Signal) -> Pulled:
         mark, progress = new_mark(), Progress("pulled")
-        names = {name: number for number, name in enumerate(references)}
-        content = replace_leaves(
-            task, lambda leaf, _: placeholder(mark, names[_name_of(leaf)]) if _is_ref(leaf) else leaf
-        )
+        names, layout = {name: number for number, name in enumerate(references)}, []
+
+        def hold_place(leaf: Any, path: tuple) -> Any:
+            if not _is_ref(leaf):
+                return leaf
+            layout.append(path)
+            return placeholder(mark, names[_name_of(leaf)])
+
+        content = replace_leaves(task, hold_place)
+        ask = partial(self._ask, self._own_cell(), stop, layout == self._short_layout)
         try:
             for source, prefix in _sources(references).items():
                 wanted = {name for name in names if name.startswith(prefix)}
-                self._pull_from(source, prefix, wanted, landing, progress, stop)
+                self._pull_from(source, prefix, wanted, landing, progress, ask)
         finally:
-            self._landing = "", None  # what still comes is that there is no more
+            self._landing = "", None  # a chunk that still comes is of no use
+        self._short_layout = layout if progress.done <= SHORT else []
         return Pulled(landing.finish(content, mark, list(names)), progress.done, progress.seconds)
 
     def _pull_from(
-        self, source: tuple, prefix: str, wanted: set, landing: Landing, progress: Progress, stop: Signal
+        self, source: tuple, prefix: str, wanted: set, landing: Landing, progress: Progress, ask: Callable[..., dict]
     ) -> None:
-        owner, ref_id = source
-        cell = self._own_cell()
-
-        def ask(state: Optional[dict]) -> _Chunk:
-            whole = stream_thread_pool.submit(self._ask, cell, owner, ref_id, state, stop)
-            self._expected = chunk = _Chunk(state, whole)
-            return chunk
+        def begin(state: Optional[dict]) -> _Chunk:
+            self._expected = _Chunk(state, stream_thread_pool.submit(ask, source, state))
+            return self._expected
 
         self._landing, self._fault = (prefix, landing), ""
-        chunk = ask(None)
+        state, ahead = None, None
         while wanted:
+            chunk = ahead or begin(state)
             head = chunk.head.result()
             is_last = len(head.get(_PropKey.DATA, ())) >= len(wanted)
             # The owner makes the next chunk while this one is on its way, or is taken apart.
-            chunk_after = None if is_last or _PropKey.STATE not in head else ask(head[_PropKey.STATE])
+            ahead = None if is_last or _PropKey.STATE not in head else begin(head[_PropKey.STATE])
             body = chunk.whole.result()
-            status = body.get(_PropKey.STATUS)
+            status, state = body.get(_PropKey.STATUS), body.get(_PropKey.STATE)
             if status != ProduceRC.OK:
-                raise TrainerError(f"{owner} ended ({status}) before {len(wanted)} arrays of the task had come")
+                raise TrainerError(f"{source[0]} ended ({status}) before {len(wanted)} arrays of the task had come")
             for item in body[_PropKey.DATA]:
                 landed = land(item, prefix, landing)
                 wanted.discard(landed.name)
                 progress.add(len(landed))
-            # After the last one the answer is that there is no more: the owner has to know, and nobody waits for it.
-            chunk = chunk_after or ask(body[_PropKey.STATE])
+        self._tell_end(source, state)
 
-    def _ask(self, cell: OwnCell, owner: str, ref_id: str, state: Optional[dict], stop: Signal) -> dict:
-        payload = {_PropKey.REF_ID: ref_id, **({} if state is None else {_PropKey.STATE: state})}
+    def _tell_end(self, source: tuple, state: dict) -> None:
+        """Has the owner know that all is here: it is asked for more, and has none.
+
+        Nobody waits for the answer. If this is lost, the owner waits as long as for a site that has died.
+        """
+        request = _request(source, state)
+        target, message = request.pop("target"), request.pop("request")
+        self._cell.cell.core_cell.fire_and_forget(targets=target, message=message, **request)
+
+    def _ask(self, cell: OwnCell, stop: Signal, is_short: bool, source: tuple, state: Optional[dict]) -> dict:
         timeout = app_config.get_positive_float_var(f"np_{ConfigVarName.STREAMING_PER_REQUEST_TIMEOUT}", CHUNK_TIMEOUT)
         started = time.monotonic()
-        for _ in range(CHUNK_TRIES):
-            reply = cell.cell.send_request(
-                channel=OBJ_DOWNLOADER_CHANNEL,
-                target=owner,
-                topic=OBJ_DOWNLOADER_TOPIC,
-                request=new_cell_message({}, dict(payload)),
-                timeout=timeout,
-                optional=True,
-                abort_signal=stop,
-            )
+        for number in range(CHUNK_TRIES):
+            if is_short and not number:
+                # One message each way; a stream is handed over between several threads, at both ends.
+                reply = cell.cell.core_cell.send_request(**_request(source, state), timeout=min(timeout, SHORT_TIMEOUT))
+            else:
+                reply = cell.cell.send_request(**_request(source, state), timeout=timeout, abort_signal=stop)
             rc = reply.get_header(MessageHeaderKey.RETURN_CODE)
             if stop.triggered:
                 raise TrainerError("the task has ended while its arrays were pulled")
@@ -253,9 +265,10 @@ class Puller:
                 return reply.payload
             if rc != ReturnCode.TIMEOUT or self._fault:
                 break
-            self.logger.warning(f"no byte of the arrays of the task has come from {owner} in {timeout:.0f} s")
+            waited = time.monotonic() - started
+            self.logger.warning(f"no byte of the arrays of the task has come from {source[0]} in {waited:.0f} s")
         why = self._fault or f"{rc} after {time.monotonic() - started:.0f} s"
-        raise TrainerError(f"the arrays of the task cannot be pulled from {owner}: {why}")
+        raise TrainerError(f"the arrays of the task cannot be pulled from {source[0]}: {why}")
 
     def _own_cell(self) -> OwnCell:
         if self._cell is None:
@@ -295,6 +308,19 @@ class Puller:
         cell, self._cell = self._cell, None
         if cell:
             cell.leave()
+
+
+def _request(source: tuple, state: Optional[dict]) -> dict:
+    """Returns the arguments with which a cell asks the owner of arrays for those that follow a state."""
+    owner, ref_id = source
+    payload = {_PropKey.REF_ID: ref_id, **({} if state is None else {_PropKey.STATE: state})}
+    return {
+        "channel": OBJ_DOWNLOADER_CHANNEL,
+        "topic": OBJ_DOWNLOADER_TOPIC,
+        "target": owner,
+        "request": new_cell_message({}, payload),
+        "optional": True,
+    }
 
 
 def _is_ref(leaf: Any) -> bool:

@@ -14,8 +14,9 @@
 
 """Serves the arrays of results to the server, from the client job process (CJ) and ahead of its requests.
 
-In the place of each array of a result goes what nvflare itself puts there where arrays are pulled later: a reference to
-the cell that has it, here one beside the CJ's. A chunk is made while the one before is on its way.
+Small ones travel inside their result, in the form in which nvflare has arrays inside of a message. In the place of each
+other goes what nvflare itself puts there where arrays are pulled later: a reference to the cell that has it, here one
+beside the CJ's. A chunk is made while the one before is on its way.
 
 The server may ask for all of a result again (it has lost an answer, or the CJ has sent the result twice), so nothing is
 freed piece by piece: all of it goes when the server has dealt with the result, or has asked for nothing in a long time.
@@ -31,16 +32,17 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.decomposers.numpy_decomposers import NumpyArrayDecomposer
 from nvflare.app_common.executors.client_api.arrays import specs
 from nvflare.app_common.executors.client_api.arrays.cells import NotConnected, OwnCell
-from nvflare.app_common.executors.client_api.arrays.forms import join
-from nvflare.app_common.executors.client_api.arrays.parcels import CarriedTensor, replace_leaves
+from nvflare.app_common.executors.client_api.arrays.forms import encode_alone, join
+from nvflare.app_common.executors.client_api.arrays.parcels import INLINE_LIMIT, CarriedTensor, replace_leaves
 from nvflare.app_common.executors.client_api.arrays.progress import Progress
-from nvflare.app_common.executors.client_api.arrays.specs import NUMPY, ArrayRefused, ArraySpec
+from nvflare.app_common.executors.client_api.arrays.specs import NUMPY, TORCH, ArrayRefused, ArraySpec
 from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.streaming.download_service import Downloadable, DownloadService, ProduceRC
 from nvflare.fuel.f3.streaming.stream_utils import stream_thread_pool
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.fobs import dots
-from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
+from nvflare.fuel.utils.fobs.decomposers.via_downloader import EncKey, EncType, LazyDownloadRef
+from nvflare.fuel.utils.fobs.fobs import FOBS_DATA, FOBS_DECOMPOSER, FOBS_TYPE
 from nvflare.fuel.utils.log_utils import get_obj_logger
 
 # Bytes of arrays in one chunk, unless a single one is larger; as nvflare has it.
@@ -48,7 +50,16 @@ CHUNK_SIZE = 2 * 1024 * 1024
 # Seconds without a request after which nobody will ask any more.
 SERVE_TIMEOUT = 3600.0
 
+# Bytes of a result's small arrays that travel inside it.
+INSIDE_LIMIT = 16 * 1024 * 1024
+
 _START, _COUNT = "start", "count"
+# By the kind of array: nvflare's number for it, and the names of its type and of what decodes it.
+_DOTS = {NUMPY: dots.NUMPY_DOWNLOAD, TORCH: dots.TENSOR_DOWNLOAD}
+_NAMES = {
+    NUMPY: ("numpy.ndarray", "nvflare.app_common.decomposers.numpy_decomposers.NumpyArrayDecomposer"),
+    TORCH: ("torch.Tensor", "nvflare.app_opt.pt.decomposers.TensorDecomposer"),
+}
 
 
 class ResultServer:
@@ -60,14 +71,16 @@ class ResultServer:
         self._current: Optional[_Served] = None
 
     def refer(self, result: Shareable, fl_ctx: FLContext) -> None:
-        """Puts references in the places of the arrays of a result, which are served from now on.
+        """Puts references in the places of the large arrays of a result, which are served from now on.
 
         Only the result itself is changed, not what is in it: who holds a part of that keeps the arrays. Where the cell
         for it cannot be connected the result stays as it is, and nvflare serves it.
         """
+        fobs.register(NumpyArrayDecomposer)  # which else comes with the first array
         served = _Served()
-        changed = {key: replace_leaves(value, served.refer) for key, value in result.items()}
+        changed = {key: replace_leaves(value, served.put) for key, value in result.items()}
         if not served.arrays:
+            result.update(changed)
             return
         try:
             self._cell = self._cell or OwnCell.use(fl_ctx)
@@ -98,26 +111,26 @@ class _Served:
         self.arrays: Dict[int, _ServedArrays] = {}  # by nvflare's number of the kind
         self._transaction = ""
         self._references: List[LazyDownloadRef] = []
-        fobs.register(NumpyArrayDecomposer)  # which else comes with the first array
-        self._has_tensors = fobs.get_dot_handler(dots.TENSOR_DOWNLOAD) is not None
+        self._inside = 0  # bytes of arrays that travel inside the result
 
-    def refer(self, leaf: Any, path: tuple) -> Any:
-        """Returns the reference to put in the place of an array, or what is no array."""
+    def put(self, leaf: Any, path: tuple) -> Any:
+        """Returns what to put in the place of an array, or what is no array."""
         spec = _spec_of(leaf)
-        dot = self._dot_of(spec.kind) if spec else None
-        if dot is None:
+        if spec is None:
             return leaf
+        if spec.size <= INLINE_LIMIT and self._inside + spec.size <= INSIDE_LIMIT:
+            self._inside += spec.size
+            return _encoded(leaf, spec)
+        return self._refer(leaf, spec)
+
+    def _refer(self, leaf: Any, spec: ArraySpec) -> LazyDownloadRef:
+        dot = _DOTS[spec.kind]
         if dot not in self.arrays:
             self.arrays[dot] = _ServedArrays()
         arrays = self.arrays[dot]
         reference = LazyDownloadRef("", arrays.ref_id, arrays.add(leaf, spec), dot)
         self._references.append(reference)
         return reference
-
-    def _dot_of(self, kind: str) -> Optional[int]:
-        if kind == NUMPY:
-            return dots.NUMPY_DOWNLOAD
-        return dots.TENSOR_DOWNLOAD if self._has_tensors else None
 
     def open(self, cell: Cell) -> None:
         for reference in self._references:
@@ -136,16 +149,23 @@ class _Served:
 
 
 def _spec_of(leaf: Any) -> Optional[ArraySpec]:
-    if isinstance(leaf, CarriedTensor):
-        return leaf.spec
+    """Describes an array that nvflare knows in this process; None if it is not, or no array."""
     try:
-        return specs.spec_of(leaf) if specs.is_array(leaf) else None
+        spec = leaf.spec if isinstance(leaf, CarriedTensor) else specs.spec_of(leaf) if specs.is_array(leaf) else None
     except ArrayRefused:
         return None  # nvflare may know what to do with it
+    return spec if spec and fobs.get_dot_handler(_DOTS[spec.kind]) else None
 
 
-def _carried(name: str, spec: ArraySpec, array: Any) -> memoryview:
-    return join(name, spec, array.content if isinstance(array, CarriedTensor) else specs.bytes_of(array))
+def _bytes_of(array: Any) -> memoryview:
+    return array.content if isinstance(array, CarriedTensor) else specs.bytes_of(array)
+
+
+def _encoded(array: Any, spec: ArraySpec) -> dict:
+    """Returns what nvflare's serialisation makes of an array that travels inside its message."""
+    type_name, decomposer = _NAMES[spec.kind]
+    data = {EncKey.TYPE: EncType.NATIVE, EncKey.DATA: encode_alone(spec, _bytes_of(array))}
+    return {FOBS_TYPE: type_name, FOBS_DATA: data, FOBS_DECOMPOSER: decomposer}
 
 
 class _ServedArrays(Downloadable):
@@ -208,7 +228,7 @@ class _ServedArrays(Downloadable):
         for number, (spec, array) in enumerate(self._arrays[start:], start):
             if items and size + spec.size > CHUNK_SIZE:
                 break
-            items.append(_carried(f"T{number}", spec, array))
+            items.append(join(f"T{number}", spec, _bytes_of(array)))
             size += len(items[-1])
         return items
 
