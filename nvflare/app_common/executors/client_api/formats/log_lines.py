@@ -21,13 +21,19 @@ that the lines of a script, or of a rank, that has set up its own logging like t
 """
 
 import logging
+import os
 import re
 import sys
+import traceback
+from functools import partial
 from typing import Callable, Dict, NamedTuple, Tuple
 
+import nvflare
 from nvflare.app_common.executors.client_api.formats.outside_text import readable
 from nvflare.app_common.executors.task_script_runner import log_print
+from nvflare.security.logging import is_secure
 
+_NVFLARE = os.path.join(os.path.dirname(nvflare.__file__), "")
 _LEVELS = {name: getattr(logging, name) for name in ("DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL", "FATAL")}
 _LEVELS.update({name[0]: level for name, level in _LEVELS.items() if name != "CRITICAL"})  # glog's letters
 _NAMES = "|".join(name for name in _LEVELS if len(name) > 1)
@@ -125,6 +131,31 @@ def logging_print(original_print: Callable) -> Callable:
             original_print(*args, sep=sep, file=file, **kwargs)
 
     return print_to_log
+
+
+_silent_scripts = set()
+
+
+def keep_out_of_error_log(script: str) -> None:
+    """Has this process log at INFO at most what a script may have said, for error logs go to the server.
+
+    That is whatever no code of nvflare's logs, or the script has it log: of a thread of the script's, of a library, one
+    cannot tell whose it is. This is for good: threads of a script outlive it.
+
+    Args:
+        script: path of the script.
+    """
+    if not _silent_scripts:
+        logging.setLogRecordFactory(partial(_make_record, logging.getLogRecordFactory()))
+    _silent_scripts.add(script)
+
+
+def _make_record(make: Callable, name, level, path, *args, **kwargs) -> logging.LogRecord:
+    if level and level > logging.INFO and is_secure():  # none: the record is a copy of one
+        callers = {frame.f_code.co_filename for frame, _ in traceback.walk_stack(None)}
+        if not path.startswith(_NVFLARE) or callers & _silent_scripts:
+            level = logging.INFO
+    return make(name, level, path, *args, **kwargs)
 
 
 class _LineFormatter(logging.Formatter):

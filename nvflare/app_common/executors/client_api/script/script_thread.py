@@ -15,7 +15,6 @@
 """The body of the thread that runs an in_process script: its end is told once, and the process left as it was."""
 
 import builtins
-import logging
 import os
 import shlex
 import sys
@@ -25,7 +24,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Callable, Optional
 
-from nvflare.app_common.executors.client_api.formats.log_lines import logging_print
+from nvflare.app_common.executors.client_api.formats.log_lines import keep_out_of_error_log, logging_print
 from nvflare.app_common.executors.client_api.formats.outside_text import told_by_script
 from nvflare.app_common.executors.client_api.owner_process import no_init_in_commands, run_as_main
 from nvflare.app_common.executors.client_api.script.task_handover import TaskHandover
@@ -71,8 +70,7 @@ class ScriptThread(TaskScriptRunner):
             self._changes.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, value)
         if is_secure():
-            self._changes.callback(logging.setLogRecordFactory, make := logging.getLogRecordFactory())
-            logging.setLogRecordFactory(partial(self._make_record, make))
+            keep_out_of_error_log(self.script_full_path)
         self._changes.enter_context(no_init_in_commands(ClientAPIType.IN_PROCESS_API, _NOT_IN_COMMANDS))
 
     def restore(self) -> None:
@@ -115,12 +113,6 @@ class ScriptThread(TaskScriptRunner):
         self._thread_failure = f", and its {failure}"
         if args.thread in self._api.script_threads:
             self._end(f"{self.name}: {failure}")  # nobody else sends what this thread was to send
-
-    def _make_record(self, make: Callable, name: str, level: int, *args, **kwargs) -> logging.LogRecord:
-        """Keeps what the script logs out of the error log, which goes to the server; see TrainerProcess."""
-        callers = (frame.f_code.co_filename for frame, _ in traceback.walk_stack(None))
-        is_scripts = level > logging.INFO and self.script_full_path in callers
-        return make(name, min(level, logging.INFO) if is_scripts else level, *args, **kwargs)
 
     def _line_of(self, tb) -> Optional[int]:
         """Returns the script's line that a traceback passes last, or None if it does not touch the script."""

@@ -94,6 +94,7 @@ FATEFUL = """
 LOG_WORDS = (
     "import logging, threading; logging.error(words); logging.getLogger('nvflare.mine').critical(words); "
     "thread = threading.Thread(target=lambda: logging.error(words)); thread.start(); thread.join(); "
+    "thread = threading.Thread(target=logging.error, args=[words]); thread.start(); thread.join(); "  # without its frame
 )
 PHASES = ("before_init", "before_receive", "before_send", "after_send")
 
