@@ -167,6 +167,69 @@ class TestWork:
         ending.result(LIMIT)
         assert (job.custom_dir / "saved").read_text() == "the model"
 
+    def test_code_after_shutdown_runs_to_its_end(self, job):
+        script = """
+            from pathlib import Path
+            import nvflare.client as flare
+            flare.init()
+            model = flare.receive()
+            flare.send(flare.FLModel(params=model.params))
+            flare.shutdown()
+            Path(__file__).with_name("has_left").write_text("")
+            Path(__file__).with_name("go_on").read_text()
+            Path(__file__).with_name("saved").write_text("the model")
+        """
+        has_left, go_on = job.gate("has_left"), job.gate("go_on")
+        start(job, script)
+        model_of(job.execute("train", make_task()))
+        has_left.wait()
+        ending = job.in_background(job.end)
+        go_on.open()
+        ending.result(LIMIT)
+        assert (job.custom_dir / "saved").read_text() == "the model"
+
+    def test_after_shutdown_another_trainer_gets_the_next_task(self, job, site_log):
+        script = """
+            import signal
+            import nvflare.client as flare
+            flare.init()
+            model = flare.receive()
+            flare.send(flare.FLModel(params=model.params))
+            flare.shutdown()
+            print("it has left", flush=True)
+            signal.pause()
+        """
+        start(job, script, shutdown_timeout=0.1)
+        model_of(job.execute("train", make_task()))
+        site_log.wait_for("it has left")  # before, it would get the task
+        model_of(job.execute("train", make_task()))
+        assert stats(job)["launches"] == 2
+
+    def test_shutdown_in_a_task_fails_it(self, job):
+        script = """
+            import signal
+            import nvflare.client as flare
+            flare.init()
+            model = flare.receive()
+            flare.shutdown()
+            signal.pause()
+        """
+        start(job, script, shutdown_timeout=0.1)
+        assert_failed(job.execute("train", make_task()), "the trainer has left")
+
+    @pytest.mark.parametrize("end", ["finally: flare.shutdown()", "except Exception: flare.shutdown(); raise"])
+    def test_an_exception_tells_more_than_the_shutdown_that_it_causes(self, job, end):
+        script = f"""
+            import nvflare.client as flare
+            try:
+                flare.init()
+                flare.receive()
+                raise RuntimeError("out of data")
+            {end}
+        """
+        start(job, script)
+        assert_failed(job.execute("train", make_task()), "out of data", "exit code 1")
+
     def test_a_burst_of_log_records(self, job):
         script = """
             import nvflare.client as flare

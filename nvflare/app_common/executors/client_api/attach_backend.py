@@ -117,8 +117,8 @@ class AttachBackend(ClientAPIBackendSpec):
         limit = self._context.attach_timeout
         with self._changed:
             has_come = wait_until(self._changed, lambda: self._hopeless() or self._is_ready(), abort_signal, limit)
-            if self._hopeless():
-                raise TrainerError(self._hopeless())
+            if fault := self._hopeless():
+                raise TrainerError(fault)
             if not has_come:
                 raise TrainerError(f"no trainer came in {limit} s (attach_timeout); to start one: {self._command()}")
             return self._session

@@ -125,11 +125,11 @@ class _Trainer:
     def stop(self, reason: str = "the trainer is stopped") -> None:
         """Ends the process and the session, and removes the bootstrap file. Bounded, idempotent.
 
-        A trainer that waits for its next task is told to end and gets the shutdown timeout to do so; one that is in the
-        middle of something gets SIGTERM at once.
+        A trainer that waits for its next task is told to end and gets the shutdown timeout to do so, as one does that
+        has left by flare.shutdown(); one that is in the middle of something gets SIGTERM at once.
         """
         at_once = Signal()
-        if not self.session.is_idle:
+        if not self.session.is_idle and self.session.state is not SessionState.CLOSING:
             at_once.trigger(reason)
         self.session.end(reason)
         with self._new_context() as fl_ctx:

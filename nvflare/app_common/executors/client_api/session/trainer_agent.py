@@ -19,6 +19,7 @@ one place in nvflare 2.8 where a trainer can be made event-driven: `trainer_end`
 trainer's process only. Log records are sent in batches by a thread of their own, which exists once there is one.
 """
 
+import sys
 import threading
 import time
 import weakref
@@ -110,7 +111,7 @@ class TrainerAgent(FlareAgentWithFLModel):
         # without this they would keep a script that is done. As concurrent.futures does for its own threads.
         # A resident trainer joins many jobs, and must not keep the agents of all.
         stop = weakref.WeakMethod(self.stop)
-        threading._register_atexit(lambda: (stop() or (lambda: None))())
+        threading._register_atexit(lambda: (stop() or (lambda **_: None))(is_exit=True))
 
     def _take(self, msg: Message) -> None:
         if msg.topic in ENDS:
@@ -122,7 +123,7 @@ class TrainerAgent(FlareAgentWithFLModel):
         # Runs on a thread of the channel, which is closed by stop().
         if self._end.triggered:
             return
-        self.logger.info(f"the job has ended this session: {why}")
+        self.logger.info(f"{'the job is lost' if is_lost else 'the job has ended this session'}: {why}")
         self.asked_to_stop = True
         self.is_job_lost = is_lost
         self._end.trigger(why)
@@ -130,18 +131,25 @@ class TrainerAgent(FlareAgentWithFLModel):
             self.pipe.gone.trigger(why)
         self.pipe.inbox.put(None)  # wakes get_task()
 
-    def stop(self, reason: str = "the trainer has left") -> None:
+    def stop(self, reason: str = "the trainer has left", is_exit: bool = False) -> None:
         """Sends what was logged and leaves the session, with a reason that the job gets to read. Idempotent.
+
+        Args:
+            reason: such as that flare.shutdown() was called, after which the process may go on.
+            is_exit: whether this process ends.
 
         Does nothing in a forked child, which has the hook that calls this at the exit, and the parent's connection.
         """
         if not self._owner.is_here:
             return
         self._records.close(RECORDS_FLUSH_TIMEOUT)
-        if self._records.dropped:
-            self.logger.warning(f"{self._records.dropped} log records did not reach the job")
-        if self.pipe.is_attached and not self.asked_to_stop:
-            # Nobody watches this process: without a word the job would notice only by the missing heartbeats.
+        dropped, self._records.dropped = self._records.dropped, 0  # told once
+        if dropped:
+            self.logger.warning(f"{dropped} log records did not reach the job")
+        # The end of a process that the job watches tells more than a word of it, and an exception is about to be one.
+        is_seen = not self.pipe.is_attached and (is_exit or sys.exc_info()[0] is not None)
+        if not self.asked_to_stop and not is_seen:
+            # Without a word the job would notice only by the missing heartbeats.
             with suppress(MessageRefused):  # the job has another trainer now
                 self.pipe.send(Message.new_request(Topic.END, reason), GOODBYE_TIMEOUT)
         self.asked_to_stop = True

@@ -55,7 +55,7 @@ class SessionState(Enum):
     WAITING = "waiting"  # for the trainer's HELLO
     READY = "ready"
     BUSY = "busy"  # with a task
-    CLOSING = "closing"  # the trainer is told to end
+    CLOSING = "closing"  # the trainer is told to end, or has said so itself
     CLOSED = "closed"
     LOST = "lost"
 
@@ -259,7 +259,10 @@ class TrainerSession(TaskExchanger):
 
     def _take(self, msg: Message) -> None:
         if msg.topic in ENDS:
-            self.lose(clip_cause(told_by_script(str(msg.data))))
+            cause = clip_cause(told_by_script(str(msg.data)))
+            if not self.pipe.is_attached:  # the process may go on, and gets the time that it has to end
+                self._move(SessionState.CLOSING, "the trainer has left", cause=cause)
+            self.lose(cause)
         elif msg.topic == METRICS:
             if not isinstance(msg.data, list) or not all(isinstance(record, DXO) for record in msg.data):
                 raise MessageRefused(f"malformed {METRICS}")
