@@ -90,11 +90,11 @@ FATEFUL = """
 
     main()
 """
-# Logs what it must not say to the server.
+# Logs what it must not say to the server, also on a thread that has no frame of its.
 LOG_WORDS = (
     "import logging, threading; logging.error(words); logging.getLogger('nvflare.mine').critical(words); "
     "thread = threading.Thread(target=lambda: logging.error(words)); thread.start(); thread.join(); "
-    "thread = threading.Thread(target=logging.error, args=[words]); thread.start(); thread.join(); "  # without its frame
+    "thread = threading.Thread(target=logging.error, args=[words]); thread.start(); thread.join(); "
 )
 PHASES = ("before_init", "before_receive", "before_send", "after_send")
 
