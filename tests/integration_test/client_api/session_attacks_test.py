@@ -18,6 +18,7 @@ messages. In the end the good trainer does a task.
 """
 
 import json
+import logging
 import threading
 
 import numpy as np
@@ -40,6 +41,7 @@ from nvflare.app_common.executors.client_api.session.trainer_session import Sess
 from nvflare.fuel.f3.cellnet.defs import CellChannel, Encoding, MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message as CellMessage
+from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamDataType, StreamHeaderKey
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.fobs import Decomposer
@@ -413,16 +415,42 @@ class TestNothingIsUnpackedBeforeAProof:
         trainer.greet()
         do_task(session, trainer)
 
-    @pytest.mark.parametrize("topic", [HELLO, TASK, METRICS])
-    def test_in_a_stream(self, session, trainer, cell, bomb, topic):
-        reply = cell.send_request(
-            channel=session.pipe.channel,
-            target=session.pipe.cell.get_fqcn(),
-            topic=topic,
-            request=CellMessage(payload=Bomb()),
-            timeout=LIMIT,
-        )
-        assert reply.get_header(MessageHeaderKey.RETURN_CODE) in (ReturnCode.OK, ReturnCode.INVALID_REQUEST)
+    @pytest.mark.parametrize("size", [0, 1 << 46], ids=["small", "large"])
+    @pytest.mark.parametrize("channel", ["", CellChannel.RETURN_ONLY, CellChannel.CLIENT_MAIN])
+    @pytest.mark.parametrize("end", ["job", "trainer"])
+    def test_in_a_stream(self, session, trainer, cell, keys, bomb, end, channel, size):
+        """Nor is room made for it, as a cell does on its own, for as many bytes as its header announces."""
+        trainer.greet()
+        pipe = session.pipe if end == "job" else trainer
+        stranger = RawTrainer(cell, session.pipe.channel, pipe.cell.get_fqcn(), {**keys, "secret": ""})
+        headers = {
+            StreamHeaderKey.CHANNEL: channel or pipe.channel,
+            StreamHeaderKey.TOPIC: METRICS,
+            StreamHeaderKey.STREAM_ID: 1,
+            StreamHeaderKey.SEQUENCE: 0,
+            StreamHeaderKey.SIZE: size,
+            StreamHeaderKey.DATA_TYPE: StreamDataType.FINAL,
+            StreamHeaderKey.PAYLOAD_ENCODING: Encoding.FOBS,
+            MessageHeaderKey.PAYLOAD_ENCODING: Encoding.BYTES,
+        }
+        reply = stranger.ask(STREAM_DATA_TOPIC, CellMessage(headers, bomb), STREAM_CHANNEL)
+        assert reply.get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.INVALID_REQUEST
+        assert pipe.strangers.count == 1
+        do_task(session, trainer)
+
+    @pytest.mark.parametrize("name", [HEAD, SEAL])
+    def test_in_a_header(self, session, trainer, cell, keys, site_log, name):
+        trainer.greet()
+        stranger = RawTrainer(cell, session.pipe.channel, session.pipe.cell.get_fqcn(), {**keys, "secret": ""})
+        deep = []
+        for _ in range(400):
+            deep = [deep, deep[:0]]
+        for content in (deep, 1, None, {"a": [1.5]}, b"bytes"):
+            request = stranger.sealed(Message.new_request(METRICS, RECORDS))
+            request.set_header(name, content)
+            assert stranger.ask(METRICS, request).get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.INVALID_REQUEST
+        assert [record for record in site_log.records if record.levelno >= logging.ERROR] == []
+        do_task(session, trainer)
 
     def test_in_an_answer_to_a_hello(self, federation, keys, bomb):
         cell = connected_cell(f"site-1_{keys['token']}_passive", federation.url)

@@ -48,7 +48,7 @@ from nvflare.app_common.executors.client_api.session.trainer_cell import (
 from nvflare.fuel.f3.cellnet.defs import Encoding, MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message as CellMessage
-from nvflare.fuel.f3.streaming.stream_const import StreamHeaderKey
+from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.pipe.cell_pipe import CellPipe
@@ -168,13 +168,17 @@ class TrainerPipe(Channel, CellPipe):
     def set_cell_cb(self, channel_name: str) -> None:
         super().set_cell_cb(channel_name)
         self.cell.core_cell.add_incoming_filter("*", "*", self._leave_packed)
+        # Nothing of a session is streamed, and a cell makes room for as many bytes as anybody announces.
+        self.cell.core_cell.add_incoming_request_filter(STREAM_CHANNEL, "*", self._refuse_stream)
 
     def _leave_packed(self, message: CellMessage) -> None:
         """Has the cell unpack nothing on its own: by a header it would unpack whatever anybody sends."""
         if message.get_header(MessageHeaderKey.PAYLOAD_ENCODING) == Encoding.FOBS:
             message.set_header(MessageHeaderKey.PAYLOAD_ENCODING, Encoding.BYTES)
-        if message.get_header(StreamHeaderKey.CHANNEL) == self.channel:
-            message.set_header(StreamHeaderKey.PAYLOAD_ENCODING, Encoding.BYTES)
+
+    def _refuse_stream(self, message: CellMessage) -> CellMessage:
+        self.strangers.refuse(f"a stream of {message.get_header(MessageHeaderKey.ORIGIN)}")
+        return make_reply(ReturnCode.INVALID_REQUEST)
 
     def _receive_message(self, request: CellMessage) -> CellMessage:
         topic, head, seal = (request.get_header(name) for name in (MessageHeaderKey.TOPIC, HEAD, SEAL))
