@@ -157,6 +157,20 @@ class TestHandshake:
         job.end()
         assert_failed(running.result(LIMIT), "the job ends")
 
+    def test_who_goes_on_guessing_leaves_the_others_time_to_join(self, site_log, pipe, job):
+        def guess(bad) -> None:
+            bad.secret = "guess"
+            for _ in range(5):
+                with pytest.raises(HandshakeError, match="wrong proof"):
+                    bad.greet()
+
+        guess(pipe())
+        site_log.wait_for("waiting for a trainer", count=2)
+        good = pipe()
+        guess(pipe())
+        good.greet()
+        assert stats(job)["sessions"] == 2
+
     def test_trainer_that_dies_after_hello_is_lost(self, job, pipe, site_log):
         job.end()
         job.start(attached(**SHORT_LEASE))

@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 
 from nvflare.app_common.executors.client_api.attach import ExitCode, pause_after, wait_for
+from nvflare.app_common.executors.client_api.session.rendezvous import RENDEZVOUS_FILE
 from tests.integration_test.client_api import attach_job
 from tests.integration_test.client_api.attach_harness import RUNNER, attach_command, attached, rendezvous, workspace
 from tests.unit_test.app_common.executors.client_api.process_watch import WITH_PROCESSES
@@ -139,6 +140,15 @@ class TestCommandLine:
         rendezvous(job).chmod(0o644)
         code, output = run("--workspace", workspace(job), "--wait", "0.1", "--", script_of(tmp_path, TRAIN))
         assert code == ExitCode.REFUSED and "its mode is 644" in output
+
+    def test_folder_with_a_name_for_the_terminal(self, run, tmp_path):
+        folder = tmp_path / "site" / "\x1b]0;title\x07\nattach: all is well" / "app_site-1" / "config"
+        folder.mkdir(parents=True)
+        (folder / RENDEZVOUS_FILE).touch(0o644)
+        code, output = run("--workspace", str(tmp_path), "--wait", "0.1", "--", script_of(tmp_path, TRAIN))
+        assert code == ExitCode.REFUSED and "its mode is 644" in output
+        assert "\x1b" not in output
+        assert not any(line.startswith("attach: all is well") for line in output.splitlines())
 
     def test_tampered_secret(self, job, run, tmp_path):
         job.start(attached())

@@ -35,7 +35,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import List, Optional
 
-from nvflare.app_common.executors.client_api.formats.outside_text import clip_cause
+from nvflare.app_common.executors.client_api.formats.outside_text import clip_cause, readable
 from nvflare.app_common.executors.client_api.owner_process import forget_contexts, no_init_in_commands, run_as_main
 from nvflare.app_common.executors.client_api.process.sigterm import Terminated, raise_on_sigterm
 from nvflare.app_common.executors.client_api.session.handshake import HandshakeError
@@ -192,7 +192,8 @@ def _wait(look, what: str, timeout: Optional[float]):
 
 
 def _say(text: str) -> None:
-    print(f"attach: {text}", file=sys.stderr, flush=True)
+    # Others may have named a folder that it tells of, and this may be a terminal.
+    print(f"attach: {readable(text)}".replace("\n", "\\n"), file=sys.stderr, flush=True)
 
 
 def _run_script(script: str, args: List[str], config_file: str) -> int:

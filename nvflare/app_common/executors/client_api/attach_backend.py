@@ -21,9 +21,11 @@ trainer opens a new rendezvous, and the task in hand goes to the next trainer.
 """
 
 import itertools
+import math
 import shlex
 import sys
 import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import List, Optional, Tuple
@@ -58,6 +60,8 @@ from nvflare.security.logging import secure_format_exception
 PIPE_COMPONENT = "client_api_pipe"
 # So many wrong proofs end a rendezvous: somebody tries keys, and gets a new lock.
 MAX_BAD_PROOFS = 5
+# Seconds from one to the next: whoever does that for ever must leave the others time to join, and the log readable.
+BAD_PROOFS_INTERVAL = 10.0
 # So many trainers may be lost with one task.
 MAX_LOSSES = 3
 
@@ -76,6 +80,7 @@ class AttachBackend(ClientAPIBackendSpec):
         self._changed = threading.Condition()  # guards the session, the rendezvous file and the fault
         self._session: Optional[TrainerSession] = None  # None while the next one is being opened
         self._sessions = 0
+        self._last_guess = -math.inf  # when wrong proofs have ended a rendezvous
         self._fault = ""  # why there will be no further session
         self._renewals: List[threading.Thread] = []  # that close a session and may open the next
 
@@ -197,7 +202,10 @@ class AttachBackend(ClientAPIBackendSpec):
             self._retire(session, is_replaced=self._context.allow_reconnect)
 
     def _handle_bad_proof(self, session: TrainerSession, count: int) -> None:
-        if count >= MAX_BAD_PROOFS and session.state is SessionState.WAITING:
+        now = time.monotonic()
+        is_due = count >= MAX_BAD_PROOFS and now - self._last_guess >= BAD_PROOFS_INTERVAL
+        if is_due and session.state is SessionState.WAITING:
+            self._last_guess = now
             self.logger.warning(f"{count} wrong proofs: this rendezvous is closed, and a new one is opened")
             self._retire(session, is_replaced=True)
 

@@ -32,6 +32,7 @@ import signal
 import sys
 import time
 from collections import namedtuple
+from contextlib import suppress
 
 # The guard's own limits; the others of this room are in limits.py, which a guard cannot import. None can be set.
 # Seconds in which processes are expected to vanish after SIGKILL.
@@ -148,12 +149,11 @@ def signal_tree(tag, group, *signums):
 
 
 def _signal_group(group, *signums):
-    try:
+    with suppress(OSError):  # it is gone, or another user's
         for signum in signums:
             os.killpg(group, signum)
         return True
-    except OSError:
-        return False  # it is gone, or another user's
+    return False
 
 
 def end_tree(tag, group, limit=KILL_LIMIT):
@@ -188,14 +188,11 @@ def end_tree(tag, group, limit=KILL_LIMIT):
 
 def _load_prctl():
     """Returns prctl(option, value) -> 0 if it worked, or a function that never works."""
-    if sys.platform == "linux":
-        try:
-            import ctypes
+    with suppress(ImportError, OSError, AttributeError):
+        import ctypes
 
-            libc_prctl = ctypes.CDLL(None).prctl
-            return lambda option, value: libc_prctl(option, ctypes.c_ulong(value), 0, 0, 0)
-        except (ImportError, OSError, AttributeError):
-            pass
+        libc_prctl = ctypes.CDLL(None).prctl
+        return lambda option, value: libc_prctl(option, ctypes.c_ulong(value), 0, 0, 0)
     return lambda option, value: -1
 
 
@@ -214,10 +211,8 @@ class Guard:
         self.is_subreaper = self.prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
 
     def report(self, *words):
-        try:
+        with suppress(OSError):  # the CJ is gone; the lifeline says so
             os.write(self.status_fd, (" ".join(map(str, words)) + "\n").encode())
-        except OSError:
-            pass  # the CJ is gone; the lifeline says so
 
     def start(self, cwd, command):
         """Starts the command. Reports its pid, or the stage and errno of the failure; returns whether it runs."""
@@ -328,6 +323,12 @@ class Guard:
         self.deadline = time.monotonic() + self.pause
 
 
+def _identity(path):
+    with suppress(OSError):  # there is none
+        status = os.lstat(path)
+        return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
 def main(args):
     status_fd, grace, left_file, cwd, command = int(args[0]), float(args[1]), args[2], args[3], args[4:]
     os.set_inheritable(status_fd, False)
@@ -337,13 +338,12 @@ def main(args):
     for signum in (signal.SIGTERM, signal.SIGCHLD):
         signal.signal(signum, lambda *_: None)  # the wakeup fd tells
     guard = Guard(status_fd, grace, os.environ[TAG_NAME])
+    left = _identity(left_file)
     if guard.start(cwd, command):
         guard.run()
-    if guard.is_orphan and left_file:
-        try:
+    if guard.is_orphan and left and left == _identity(left_file):  # and not what the next job has there
+        with suppress(OSError):  # it is gone already
             os.remove(left_file)
-        except OSError:
-            pass  # it is gone already
 
 
 if __name__ == "__main__":

@@ -224,9 +224,16 @@ def _find_open_folder(folder: Path) -> str:
             return f"folder {above} is a symbolic link"
         if mode & stat.S_ISVTX and above != folder:
             continue  # as /tmp: others can add to it, and not replace what is ours
-        if mode & stat.S_IWOTH or mode & stat.S_IWGRP and not _is_own_group(status.st_gid):
+        if mode & stat.S_IWOTH or mode & stat.S_IWGRP and (_has_list(above) or not _is_own_group(status.st_gid)):
             return f"others can write folder {above} (its mode is {stat.S_IMODE(mode):o})"
     return ""
+
+
+def _has_list(folder: Path) -> bool:
+    """Whether a folder has an access control list: the group's bits of its mode are then those of all in it."""
+    with suppress(AttributeError, OSError):  # no such thing here
+        return "system.posix_acl_access" in os.listxattr(folder)
+    return False
 
 
 def _is_own_group(gid: int) -> bool:

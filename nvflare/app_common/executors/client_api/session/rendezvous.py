@@ -26,6 +26,8 @@ that only the ranks of its launch look for, and holds a lock on it: so they find
 import fcntl
 import hashlib
 import os
+import re
+import socket
 from pathlib import Path
 from typing import Iterable, Iterator, List, Optional
 
@@ -47,6 +49,8 @@ RANKS_FILES = "client_api_ranks_*.json"
 # What the ranks of a launch have in common, and two launches at a time have not.
 _LAUNCH_VARIABLES = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_STEP_ID")
 
+_LOOPBACK = re.compile(r"localhost$|127\.|::1$")
+
 _APP_PREFIX = "app_"
 
 
@@ -64,7 +68,10 @@ class RendezvousTaken(Exception):
 
 def ranks_file() -> str:
     """Returns the name of what the ranks of the launch that this process belongs to look for."""
-    launch = "\n".join(os.environ.get(name, "") for name in _LAUNCH_VARIABLES)
+    values = [os.environ.get(name, "") for name in _LAUNCH_VARIABLES]
+    if _LOOPBACK.match(os.environ.get("MASTER_ADDR", "")):  # torchrun's default: the same for each launch on one host
+        values.append(socket.gethostname())
+    launch = "\n".join(values)
     return RANKS_FILES.replace("*", hashlib.sha256(launch.encode(errors="surrogateescape")).hexdigest()[:16])
 
 

@@ -18,6 +18,7 @@ import json
 import os
 import signal
 import stat
+import struct
 import subprocess
 import sys
 
@@ -117,6 +118,21 @@ def test_folder_that_others_can_write(tmp_path, name):
         os.chown(tmp_path, -1, 12345)  # a group that is not this user's own
         with pytest.raises(FileRefused, match="others can write folder"):
             open_private(tmp_path / "file.json")
+
+
+def test_folder_whose_access_list_lets_others_write(tmp_path):
+    put(tmp_path / "file.json")
+    tmp_path.chmod(0o770)
+    nobody = 0xFFFFFFFF
+    # The owner, user 12345, the group, the most that both of them may, and everybody else.
+    entries = [(1, 7, nobody), (2, 7, 12345), (4, 0, nobody), (16, 7, nobody), (32, 0, nobody)]
+    access = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    try:
+        os.setxattr(tmp_path, "system.posix_acl_access", access)
+    except (AttributeError, OSError) as e:
+        pytest.skip(f"no access control lists here: {e}")
+    with pytest.raises(FileRefused, match="others can write folder"):
+        open_private(tmp_path / "file.json")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "null", "[" * 100_000, json.dumps("x" * (1 << 20))])

@@ -51,7 +51,7 @@ def sleeper(tag):
 class Guard:
     """The guard as the client job process sees it: three pipes."""
 
-    def __init__(self, tag, grace, *command):
+    def __init__(self, tag, grace, *command, left_file=""):
         self.status_fd, child_status = os.pipe()
         argv = [
             sys.executable,
@@ -60,7 +60,7 @@ class Guard:
             process_guard.__file__,
             str(child_status),
             str(grace),
-            "",
+            str(left_file),
             os.getcwd(),
             *command,
         ]
@@ -96,8 +96,8 @@ class Guard:
 def start_guard(tag):
     guards = []
 
-    def start(grace, *command):
-        guards.append(Guard(tag, grace, *command))
+    def start(grace, *command, **options):
+        guards.append(Guard(tag, grace, *command, **options))
         return guards[-1]
 
     yield start
@@ -125,6 +125,21 @@ def test_end_of_the_lifeline_ends_the_tree(start_guard, tag):
     reports = [guard.next_report() for _ in range(4)]
     assert [report[0] for report in reports] == ["term", "kill", "exit", "gone"]
     assert reports[2][1] == str(int(signal.SIGKILL))
+
+
+@pytest.mark.parametrize("is_replaced", [False, True], ids=["left", "replaced"])
+def test_what_its_job_has_left_is_removed_and_not_what_the_next_one_has_there(start_guard, tmp_path, is_replaced):
+    file, other = tmp_path / "file", tmp_path / "other"
+    file.touch()
+    guard = start_guard(0.1, *IGNORES_TERM, left_file=file)
+    guard.next_report()
+    guard.wait_until_ready()
+    if is_replaced:
+        other.touch()
+        other.replace(file)
+    guard.process.stdin.close()
+    assert guard.process.wait(LIMIT) == 0
+    assert file.exists() is is_replaced
 
 
 @pytest.mark.parametrize("grace", [1000, MAX_SECONDS])

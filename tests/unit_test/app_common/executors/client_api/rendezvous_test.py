@@ -109,6 +109,14 @@ class TestRanks:
             assert find_ranks_file(str(tmp_path)) is None
         claims[-1].close()
 
+    @pytest.mark.parametrize("address, is_same", [("127.0.0.1", False), ("localhost", False), ("node-1", True)])
+    def test_launches_of_two_hosts_may_have_the_same_address(self, launch, monkeypatch, address, is_same):
+        """That of torchrun's default, where each host is meant by itself."""
+        monkeypatch.setenv("MASTER_ADDR", address)
+        here = ranks_file()
+        monkeypatch.setattr("socket.gethostname", lambda: "another")
+        assert (ranks_file() == here) is is_same
+
     def test_no_secret_is_told(self, tmp_path):
         claim = Claim(write(tmp_path, AUTH_TOKEN="t"))
         claim.tell_ranks()
