@@ -23,50 +23,44 @@ import re
 import uuid
 from pathlib import Path
 
+from nvflare.app_common.executors.client_api.job_owner import Owner
 from nvflare.app_common.executors.client_api.process import process_guard
 
-_TAG = re.compile(rf"(?:^|\0){process_guard.TAG_NAME}=((\d+)-(\d*)-[0-9a-f]+)\0".encode())
+_TAG = re.compile(rf"(?:^|\0){process_guard.TAG_NAME}=([0-9a-f]+_([^\0]+))\0")
 
 
 def new_tag() -> str:
     """Returns a tag for a tree that this process launches."""
-    here = process_guard.read_process(os.getpid())
-    return f"{os.getpid()}-{here.start_time if here else ''}-{uuid.uuid4().hex}"
+    return f"{uuid.uuid4().hex}_{Owner.here()}"
 
 
 def end_orphans() -> int:
     """Kills the trees of this user whose launcher and guard are gone; returns how many processes that were.
 
-    Where there is no /proc none is found. Of trees in other PID namespaces it is not known who has launched them.
+    Where there is no /proc none is found. Of launchers in other PID namespaces it is not known whether they are gone.
     """
-    owned, tags, here = set(), set(), _namespace("self")
+    owned, tags = set(), set()
     for pid in (name for name in os.listdir("/proc") if name.isdigit()) if process_guard.HAS_PROC else ():
-        found = _TAG.search(_read(pid, "environ"))
-        if found:
+        if found := _TAG.search(_read(pid, "environ")):
             tags.add(found[1])
-            if _namespace(pid) != here or _is_guard(pid) or _is_there(int(found[2]), found[3].decode()):
+            if _is_guard(pid) or not _is_gone(found[2]):
                 owned.add(found[1])
-    return sum(process_guard.end_tree(tag.decode(), 0)[0] for tag in tags - owned)
+    return sum(process_guard.end_tree(tag, 0)[0] for tag in tags - owned)
 
 
-def _is_there(pid: int, start_time: str) -> bool:
-    process = process_guard.read_process(pid)
-    return process is not None and process.state not in "ZX" and str(process.start_time) == start_time
+def _is_gone(launcher: str) -> bool:
+    try:
+        return Owner.parse(launcher).is_gone
+    except ValueError:
+        return False  # it is no tag of ours
 
 
 def _is_guard(pid: str) -> bool:
-    return os.path.basename(process_guard.__file__).encode() in _read(pid, "cmdline")
+    return os.path.basename(process_guard.__file__) in _read(pid, "cmdline")
 
 
-def _namespace(pid: str) -> str:
+def _read(pid: str, name: str) -> str:
     try:
-        return os.readlink(f"/proc/{pid}/ns/pid")
+        return Path("/proc", pid, name).read_text(errors="replace")
     except OSError:
-        return ""
-
-
-def _read(pid: str, name: str) -> bytes:
-    try:
-        return Path("/proc", pid, name).read_bytes()
-    except OSError:
-        return b""  # gone, or another user's
+        return ""  # gone, or another user's

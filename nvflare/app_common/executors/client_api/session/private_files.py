@@ -25,62 +25,22 @@ import json
 import os
 import pwd
 import secrets
-import socket
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Iterable, List, NamedTuple
+from typing import Iterable, List
 
+from nvflare.app_common.executors.client_api.job_owner import Owner, read_line
 from nvflare.app_common.executors.client_api.session.limits import MAX_FILE_BYTES
 
 # What a file is named while it is being written; random letters and the owner follow.
 TEMP_PREFIX = ".client_api_"
 
 _OWNER = "job_owner"
-_INITIAL_NAMESPACE = "4026531836"  # of a Linux host, in which its processes outside of containers are
 
 
 class FileRefused(Exception):
     """A file is there, but must not be used; the text names it and says why."""
-
-
-class Owner(NamedTuple):
-    """The process of a job, as another process recognises it, perhaps on another host."""
-
-    pid: str
-    start: str  # in clock ticks; empty where there is no /proc
-    namespace: str  # of its pid
-    boot: str  # of the host's kernel
-    host: str
-
-    @classmethod
-    def here(cls) -> "Owner":
-        """This process."""
-        namespace = ""
-        with suppress(OSError):
-            namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
-        boot = _read_line("/proc/sys/kernel/random/boot_id")
-        return cls(str(os.getpid()), _start_time(os.getpid()), namespace, boot, socket.gethostname())
-
-    @classmethod
-    def parse(cls, text) -> "Owner":
-        """Raises ValueError: it is none."""
-        parts = text.split("_", len(cls._fields) - 1) if isinstance(text, str) else ()
-        if len(parts) != len(cls._fields) or not (parts[0].isascii() and parts[0].isdigit() and len(parts[0]) < 20):
-            raise ValueError(f"not the description of a process: {text!r}")
-        return cls(*parts)
-
-    def __str__(self):
-        return "_".join(part.replace("/", "-") for part in self)
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the process is known to be gone; of one in another PID namespace or on another host it is not."""
-        here = Owner.here()
-        if (self.namespace, self.boot, self.host) == (here.namespace, here.boot, here.host):
-            return self.start != _start_time(self.pid)
-        was_rebooted = self.host == here.host and self.boot != here.boot
-        return was_rebooted and self.namespace == here.namespace == _INITIAL_NAMESPACE
 
 
 def owner_of(content: dict) -> Owner:
@@ -247,18 +207,6 @@ def _is_own_group(gid: int) -> bool:
 def _users_of_no_name() -> set:
     # In a container that does not know its host's root (rootless, Apptainer) the host's own folders belong to this one;
     # so do those of its other users, who cannot be told from root there.
-    id_map = _read_line("/proc/self/uid_map").splitlines()
+    id_map = read_line("/proc/self/uid_map").splitlines()
     is_partial = id_map and all(line.split()[1] != "0" for line in id_map)
-    return {int(_read_line("/proc/sys/fs/overflowuid") or 65534)} if is_partial else set()
-
-
-def _start_time(pid) -> str:
-    """Returns when a process was started, in clock ticks; empty if there is none, or no /proc."""
-    return "".join(_read_line(f"/proc/{int(pid)}/stat").rpartition(")")[2].split()[19:20])
-
-
-def _read_line(path: str) -> str:
-    try:
-        return Path(path).read_text(errors="replace").strip()
-    except OSError:
-        return ""
+    return {int(read_line("/proc/sys/fs/overflowuid") or 65534)} if is_partial else set()

@@ -20,6 +20,7 @@ import shutil
 
 import pytest
 
+from nvflare.app_common.executors.client_api.job_owner import Owner
 from nvflare.app_common.executors.client_api.migrate import NOT_MIGRATED, OK, main
 from nvflare.app_common.executors.client_api.session.handshake import (
     Handshake,
@@ -27,7 +28,7 @@ from nvflare.app_common.executors.client_api.session.handshake import (
     new_session_keys,
     unpack,
 )
-from nvflare.app_common.executors.client_api.session.private_files import Owner, remove_orphans
+from nvflare.app_common.executors.client_api.session.private_files import remove_orphans
 from nvflare.app_common.executors.client_api.session.rendezvous import (
     RENDEZVOUS_FILE,
     Claim,

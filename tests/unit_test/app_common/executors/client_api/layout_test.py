@@ -25,7 +25,7 @@ import nvflare.app_common.executors.client_api as client_api
 PACKAGE = client_api.__name__
 FOLDER = Path(client_api.__path__[0])
 # What all may import: the contract, and how to wait and to act as the right process.
-COMMON = {"backend_spec", "arguments", "waiting", "owner_process"}
+COMMON = {"backend_spec", "arguments", "waiting", "owner_process", "job_owner"}
 # Room: the rooms below it. `process` knows no protocol, `session` no process, `arrays` neither.
 BELOW = {
     "arrays": set(),

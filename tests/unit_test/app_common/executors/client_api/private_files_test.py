@@ -24,9 +24,9 @@ import sys
 
 import pytest
 
+from nvflare.app_common.executors.client_api.job_owner import Owner
 from nvflare.app_common.executors.client_api.session.private_files import (
     FileRefused,
-    Owner,
     create_private,
     open_private,
     owner_of,
@@ -95,6 +95,16 @@ def test_after_a_reboot_all_of_the_host_are_gone():
     initial = Owner.here()._replace(namespace="4026531836", boot="another")
     # In a container one cannot tell: another one of the same name may have been started elsewhere.
     assert initial.is_gone == (Owner.here().namespace == "4026531836")
+
+
+def test_process_that_nobody_has_waited_for_is_gone():
+    code = f"from {Owner.__module__} import Owner; print(Owner.here(), flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        owner = Owner.parse(process.stdout.readline().decode().strip())
+        assert not owner.is_gone
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert owner.is_gone
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import pytest
 
+from nvflare.app_common.executors.client_api.job_owner import Owner
 from nvflare.app_common.executors.client_api.session.bootstrap import write_bootstrap
-from nvflare.app_common.executors.client_api.session.private_files import Owner
 from nvflare.app_common.executors.client_api.session.rendezvous import (
     RENDEZVOUS_FILE,
     Claim,
@@ -53,7 +53,7 @@ def write(root: Path, job: str = "job-1", site: str = "site-1", name: str = REND
 @pytest.fixture
 def ended_process() -> dict:
     """The description of an owner that has ended."""
-    code = "from nvflare.app_common.executors.client_api.session.private_files import Owner; print(Owner.here())"
+    code = "from nvflare.app_common.executors.client_api.job_owner import Owner; print(Owner.here())"
     owner = Owner.parse(subprocess.check_output([sys.executable, "-c", code], text=True).strip())
     return {"job_owner": str(owner)}
 

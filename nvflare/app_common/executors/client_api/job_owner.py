@@ -1,0 +1,76 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The process of a job, as another process recognises it: whose a file is, or a process tree, once that may be gone."""
+
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+_INITIAL_NAMESPACE = "4026531836"  # of a Linux host, in which its processes outside of containers are
+
+
+class Owner(NamedTuple):
+    """The process of a job, as another process recognises it, perhaps on another host."""
+
+    pid: str
+    start: str  # in clock ticks; empty where there is no /proc
+    namespace: str  # of its pid
+    boot: str  # of the host's kernel
+    host: str
+
+    @classmethod
+    def here(cls) -> "Owner":
+        """This process."""
+        namespace = ""
+        with suppress(OSError):
+            namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+        boot = read_line("/proc/sys/kernel/random/boot_id")
+        return cls(str(os.getpid()), _start_time(os.getpid()), namespace, boot, socket.gethostname())
+
+    @classmethod
+    def parse(cls, text) -> "Owner":
+        """Raises ValueError: it is none."""
+        parts = text.split("_", len(cls._fields) - 1) if isinstance(text, str) else ()
+        if len(parts) != len(cls._fields) or not (parts[0].isascii() and parts[0].isdigit() and len(parts[0]) < 20):
+            raise ValueError(f"not the description of a process: {text!r}")
+        return cls(*parts)
+
+    def __str__(self):
+        return "_".join(part.replace("/", "-") for part in self)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the process is known to be gone; of one in another PID namespace or on another host it is not."""
+        here = Owner.here()
+        if (self.namespace, self.boot, self.host) == (here.namespace, here.boot, here.host):
+            return self.start != _start_time(self.pid)
+        was_rebooted = self.host == here.host and self.boot != here.boot
+        return was_rebooted and self.namespace == here.namespace == _INITIAL_NAMESPACE
+
+
+def _start_time(pid) -> str:
+    """Returns when a process was started, in clock ticks; empty if there is none that lives, or no /proc."""
+    fields = read_line(f"/proc/{int(pid)}/stat").rpartition(")")[2].split()
+    return "".join(fields[19:20]) if fields[:1] not in (["Z"], ["X"]) else ""
+
+
+def read_line(path: str) -> str:
+    """Returns what a small file of the kernel's says; empty if there is none."""
+    try:
+        return Path(path).read_text(errors="replace").strip()
+    except OSError:
+        return ""
