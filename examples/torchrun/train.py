@@ -29,7 +29,13 @@ STEPS = 20
 
 def main():
     dist.init_process_group("gloo")
-    rank = dist.get_rank()
+    train(dist.get_rank())
+    # Only now that DistributedDataParallel has gone with train(): were it the last to hold the group, it would wait for
+    # gloo's threads to end while they wait for Python's lock, for ever.
+    dist.destroy_process_group()
+
+
+def train(rank: int):
     flare.init(rank=rank)
     net = Net()
     parallel = DistributedDataParallel(net)
@@ -37,8 +43,7 @@ def main():
     x = torch.randn(500, 4, generator=random)  # each rank has its own share of the data
     y = x @ torch.tensor([[2.0], [-3.0], [0.5], [1.0]]) + 1
 
-    one_more = torch.ones(1)
-    while is_running(rank, one_more):
+    while is_running(rank):
         model = flare.receive() if rank == 0 else None
         if model:
             net.load_state_dict(model.params)
@@ -53,17 +58,11 @@ def main():
         print(f"rank {rank}: loss {loss.item():.4f}", flush=True)
         if rank == 0:
             flare.send(flare.FLModel(params=net.state_dict(), metrics={"loss": loss.item()}))
-    dist.destroy_process_group()
 
 
-def is_running(rank: int, one_more: torch.Tensor) -> bool:
-    """Tells every rank whether there is one more round.
-
-    The tensor lives longer than the group: one that Python has let go while gloo's thread still holds it can keep the
-    group, and the process, from ending.
-    """
-    if rank == 0:
-        one_more.fill_(flare.is_running())
+def is_running(rank: int) -> bool:
+    """Tells every rank whether there is one more round."""
+    one_more = torch.tensor(float(rank == 0 and flare.is_running()))
     dist.broadcast(one_more, src=0)
     return bool(one_more)
 

@@ -36,6 +36,26 @@ RANKS_SCRIPT = Path(__file__).with_name("ranks_script.py")
 RANKS = 2
 STOP_GRACE_PERIOD = 1.0
 
+# In the first round the result has an object of a class that the job does not know.
+SENDS_UNKNOWN_CLASS = """
+    import nvflare.client as flare
+    from nvflare.fuel.utils import fobs
+
+    class Own:
+        def __init__(self):
+            self.value = 1
+
+    fobs.register_data_classes(Own)
+    flare.init()
+    while flare.is_running():
+        model = flare.receive()
+        meta = {"own": Own()} if model.current_round == 0 else {}
+        try:
+            flare.send(flare.FLModel(params={"w": model.params["w"] + 1}, meta=meta))
+        except Exception as error:
+            raise SystemExit(f"my result: {error}")
+"""
+
 
 def external(command: str, **arguments) -> ClientAPIExecutor:
     arguments = {"stop_grace_period": STOP_GRACE_PERIOD, **arguments}

@@ -32,6 +32,7 @@ from tests.integration_test.client_api.attach_harness import (
     rendezvous,
     stats,
 )
+from tests.integration_test.client_api.external_jobs import SENDS_UNKNOWN_CLASS
 from tests.unit_test.app_common.executors.client_api.process_watch import WITH_PROCESSES
 from tests.unit_test.app_common.executors.job_harness import LARGE, SMALL, assert_failed, make_task
 
@@ -88,21 +89,7 @@ class TestForeignPipe:
 
     def test_result_that_the_job_cannot_decode_is_refused_with_the_reason(self, job, trainers, folder):
         self.start(job, folder)
-        script = """
-            import nvflare.client as flare
-            from nvflare.fuel.utils import fobs
-
-            class Own:
-                def __init__(self):
-                    self.value = 1
-
-            fobs.register_data_classes(Own)
-            flare.init()
-            while flare.is_running():
-                model = flare.receive()
-                flare.send(flare.FLModel(params=model.params, meta={"own": Own()}))
-        """
-        trainer = trainers(job.custom_dir / job.script(script))
+        trainer = trainers(job.custom_dir / job.script(SENDS_UNKNOWN_CLASS))
         assert_failed(job.execute("train", make_task()), "it cannot be decoded", "Own")
         assert trainer.exit_code() == ExitCode.FAILED
 

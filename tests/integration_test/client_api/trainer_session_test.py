@@ -26,7 +26,14 @@ from nvflare.app_common.executors.client_api.session.channel import CHANNEL, HEL
 from nvflare.app_common.executors.client_api.session.handshake import PROTOCOL_VERSION, pack
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from tests.integration_test.client_api.cell_harness import connected_cell
-from tests.integration_test.client_api.external_jobs import assert_works, bootstrap_path, start, start_fated, task_of
+from tests.integration_test.client_api.external_jobs import (
+    SENDS_UNKNOWN_CLASS,
+    assert_works,
+    bootstrap_path,
+    start,
+    start_fated,
+    task_of,
+)
 from tests.unit_test.app_common.executors.client_api.backend_contract import GATED_TRAIN
 from tests.unit_test.app_common.executors.client_api.process_watch import WITH_PROCESSES
 from tests.unit_test.app_common.executors.job_harness import (
@@ -140,25 +147,7 @@ class Own:
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 class TestUnknownClass:
     def test_in_a_result(self, job, site_log, size):
-        script = """
-            import nvflare.client as flare
-            from nvflare.fuel.utils import fobs
-
-            class Own:
-                def __init__(self):
-                    self.value = 1
-
-            fobs.register_data_classes(Own)
-            flare.init()
-            while flare.is_running():
-                model = flare.receive()
-                meta = {"own": Own()} if model.current_round == 0 else {}
-                try:
-                    flare.send(flare.FLModel(params={"w": model.params["w"] + 1}, meta=meta))
-                except Exception as error:
-                    raise SystemExit(f"my result: {error}")
-        """
-        start(job, script)
+        start(job, SENDS_UNKNOWN_CLASS)
         assert_failed(job.execute("train", task_of(size)), "my result: it cannot be decoded", "Own")
         assert len(site_log.find("was refused")) == 1
 

@@ -21,6 +21,8 @@ import importlib.util
 import json
 import re
 import shutil
+from types import SimpleNamespace
+from typing import List
 
 import pytest
 from shifting_filter import ShiftingFilter
@@ -33,6 +35,8 @@ from nvflare.job_config.api import FedJob
 from tests.integration_test.client_api.federation import jobs
 from tests.integration_test.client_api.federation.federation import Federation
 from tests.integration_test.client_api.federation.jobs import LARGE, SMALL, Stage
+from tests.integration_test.client_api.poc_federation import PocJob
+from tests.integration_test.client_api.simulator_parts import EAGER
 
 pytestmark = pytest.mark.watchdog(900)
 
@@ -40,10 +44,9 @@ SITES = ["site-1", "site-2", "site-3"]
 FILTERED, LOGGED = "site-2", "site-3"
 SHIFT = 10.0
 ROUNDS = 2
-MODES = ["in_process", "external_process", "attach"]
 ALLOWED = "nvflare.app_common.executors.attach_executor.AttachExecutor"
 MARK = "as this site wants it"
-needs_torch = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs torch")
+HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
 def prepare(federation: Federation) -> None:
@@ -66,13 +69,6 @@ def federation(tmp_path_factory):
         yield federation
 
 
-@pytest.fixture
-def stage(federation, request):
-    stage = Stage(federation.root / re.sub(r"\W", "-", request.node.name))
-    yield stage
-    stage.close()
-
-
 def allow(resources: str) -> str:
     """Adds the executor that runs nothing to a site's allow list."""
     content = json.loads(resources)
@@ -80,28 +76,63 @@ def allow(resources: str) -> str:
     return json.dumps(content)
 
 
-def make_job(stage: Stage, modes: dict, size: int = SMALL) -> FedJob:
-    executors = {}
-    for site, mode in modes.items():
-        if mode == "torchrun":
-            command = f"torchrun --standalone --nproc_per_node=2 custom/{jobs.RANKED_TRAINER.name}"
-            executors[site] = jobs.executor("external_process", stage.folder, command=command)
-        else:
-            executors[site] = jobs.executor(mode, stage.folder)
-    return jobs.make_job(stage.folder.name, executors, ROUNDS, size, [FILTERED])
+class RunningJob:
+    """A job in which each site has its mode."""
+
+    def __init__(self, federation: Federation, name: str, modes: List[str], size: int, held: bool = False):
+        """Starts it; it is held in the first site's first training if that is wanted."""
+        self._federation = federation
+        self.stage = Stage(federation.root / name)
+        self._gate = self.stage.hold(SITES[0], "training", 0) if held else ""
+        executors = {site: self._executor(mode) for site, mode in zip(SITES, modes)}
+        self._job = federation.submit(jobs.make_job(name, executors, ROUNDS, size, [FILTERED]))
+        self.job_id = self._job.job_id
+        attaching = [site for site, mode in zip(SITES, modes) if mode == "attach"]
+        self._attached = [federation.attach(site, jobs.TRAINER, str(self.stage.folder)) for site in attaching]
+
+    def _executor(self, mode: str) -> ClientAPIExecutor:
+        if mode != "torchrun":
+            return jobs.executor(mode, self.stage.folder)
+        command = f"torchrun --standalone --nproc_per_node=2 custom/{jobs.RANKED_TRAINER.name}"
+        return jobs.executor("external_process", self.stage.folder, command=command)
+
+    def wait_held(self) -> None:
+        self.stage.wait_for(SITES[0], "training", 0)
+
+    def finish(self, session) -> PocJob:
+        """Lets it go on to its end, and that of its trainers; returns it."""
+        if self._gate:
+            self.stage.release(self._gate)
+        self._job.finish(session)
+        for key in self._attached:
+            assert self._federation.wait_exit(key, jobs.REACH_TIMEOUT) == 0, self._federation.output(key)
+        self.stage.close()
+        return self._job
 
 
-def run(federation: Federation, stage: Stage, modes: dict, size: int = SMALL):
-    """Runs a job in which each site has its mode; returns it."""
-    attached = []
+@pytest.fixture(scope="module")
+def side_by_side(federation):
+    """Two jobs at once: what there was while both trained, and what became of them."""
+    external = ["external_process", "external_process", "torchrun" if HAS_TORCH else "external_process"]
+    mixed = ["external_process", "in_process", "attach"]
+    running = [
+        RunningJob(federation, "external", external, LARGE, held=True),
+        RunningJob(federation, "mixed", mixed, SMALL, held=True),
+    ]
+    for job in running:
+        job.wait_held()
+    seen = SimpleNamespace(trainers=federation.parts("trainer", SITES[0]), inventory=federation.inventory())
+    with federation.session() as session:
+        seen.external, seen.mixed = [job.finish(session) for job in running]
+    return seen
 
-    def attach(*_):
-        attached.extend(federation.attach(s, jobs.TRAINER, str(stage.folder)) for s in SITES if modes[s] == "attach")
 
-    job = federation.run(make_job(stage, modes, size), attach)
-    for key in attached:
-        assert federation.wait_exit(key, jobs.REACH_TIMEOUT) == 0, federation.output(key)
-    return job
+@pytest.fixture(scope="module")
+def alike(federation):
+    """Jobs in which all sites have one mode, by mode."""
+    running = {mode: RunningJob(federation, mode, [mode] * len(SITES), LARGE) for mode in ("in_process", "attach")}
+    with federation.session() as session:
+        return {mode: job.finish(session) for mode, job in running.items()}
 
 
 def assert_trained(job) -> None:
@@ -120,33 +151,29 @@ def assert_nothing_left(federation, job) -> None:
     assert left.parts == [] and left.credentials == [] and left.client_api_files == []
 
 
-def assert_credentials_are_private(federation) -> None:
+def assert_credentials_are_private(federation, inventory) -> None:
     """Asserts that what a site keeps of keys, secrets and tokens is for its own user alone, while jobs run."""
     kits = [federation.startup_kit(site) for site in SITES]
-    found = [c for c in federation.inventory().credentials if any(kit in c.path.parents for kit in kits)]
+    found = [c for c in inventory.credentials if any(kit in c.path.parents for kit in kits)]
     assert len(found) > len(SITES)  # more than the sites' own keys: those of the jobs
     assert [str(credential) for credential in found if not credential.is_private] == []
 
 
 class TestModes:
-    @pytest.mark.parametrize("mode", MODES)
-    def test_three_sites(self, federation, stage, mode):
-        job = run(federation, stage, dict.fromkeys(SITES, mode), LARGE)
-        assert_trained(job)
-        assert_nothing_left(federation, job)
+    @pytest.mark.parametrize("mode", ["in_process", "attach"])
+    def test_three_sites(self, federation, alike, mode):
+        assert_trained(alike[mode])
+        assert_nothing_left(federation, alike[mode])
 
-    @needs_torch
-    def test_torchrun_behind_the_relay(self, federation, stage):
-        job = run(federation, stage, dict(zip(SITES, ["in_process", "external_process", "torchrun"])))
-        assert_trained(job)
-        assert_nothing_left(federation, job)
+    def test_external_process_with_torchrun_behind_the_relay(self, federation, side_by_side):
+        assert_trained(side_by_side.external)
+        assert_nothing_left(federation, side_by_side.external)
 
-    def test_mixed_in_one_job(self, federation, stage):
-        job = run(federation, stage, dict(zip(SITES, MODES)))
-        assert_trained(job)
-        assert_nothing_left(federation, job)
+    def test_mixed_in_one_job(self, federation, side_by_side):
+        assert_trained(side_by_side.mixed)
+        assert_nothing_left(federation, side_by_side.mixed)
         for site in SITES:
-            assert jobs.scalars(job.server_dir, site) == list(range(ROUNDS))
+            assert jobs.scalars(side_by_side.mixed.server_dir, site) == list(range(ROUNDS))
 
 
 class TestSites:
@@ -155,62 +182,48 @@ class TestSites:
         ports = {int(end.rpartition(":")[2]) for end in remote}
         assert federation.relay_port in ports and federation.port not in ports
 
-    def test_two_jobs_at_once(self, federation, stage, tmp_path_factory):
-        other = Stage(federation.root / "other")
-        modes = dict.fromkeys(SITES, "external_process")
-        held = [(s, s.hold("site-1", "training", 0)) for s in (stage, other)]
-        try:
-            running = [federation.submit(make_job(s, modes)) for s in (stage, other)]
-            for s, _ in held:
-                s.wait_for("site-1", "training", 0)
-            trainers = federation.parts("trainer", "site-1")
-            assert {part.job_id for part in trainers} == {job.job_id for job in running}
-            assert_credentials_are_private(federation)
-            for s, gate in held:
-                s.release(gate)
-            with federation.session() as session:
-                for job in running:
-                    job.finish(session)
-        finally:
-            other.close()
-        for job in running:
-            assert_trained(job)
-            assert_nothing_left(federation, job)
+    def test_two_jobs_at_once(self, side_by_side):
+        job_ids = {side_by_side.external.job_id, side_by_side.mixed.job_id}
+        assert {part.job_id for part in side_by_side.trainers} == job_ids
 
-    def test_log_config_of_a_site(self, federation, stage):
-        job = run(federation, stage, dict.fromkeys(SITES, "external_process"))
+    def test_credentials_are_private_while_jobs_run(self, federation, side_by_side):
+        assert_credentials_are_private(federation, side_by_side.inventory)
+
+    def test_log_config_of_a_site(self, side_by_side):
+        job = side_by_side.external
         assert job.log(LOGGED).count(MARK) > 0 and job.log("site-1").count(MARK) == 0
         assert re.search(f"TrainerSession.*{MARK}.*ready", job.log(LOGGED), re.IGNORECASE)
 
     def test_class_allow_list(self, federation):
         """A job without code of its own may only name classes that the site allows."""
-        wait = {"attach_timeout": jobs.REACH_TIMEOUT}
-        self.assert_refused(federation, "refused", AttachExecutor(**wait))
-        federation.configure(SITES[0], "resources.json", allow)
-        key = federation.attach(SITES[0], jobs.TRAINER, str(federation.root))
-        assert self.run_without_code(federation, "allowed", AttachExecutor(**wait)).status == "FINISHED:COMPLETED"
-        assert federation.wait_exit(key, jobs.REACH_TIMEOUT) == 0
-        command = f"touch {federation.root / 'run_by_a_job'}"
-        self.assert_refused(federation, "command", ClientAPIExecutor("external_process", command=command))
-        assert not (federation.root / "run_by_a_job").exists()
-
-    def assert_refused(self, federation, name: str, executor: ClientAPIExecutor) -> None:
-        refused = self.run_without_code(federation, name, executor)
+        wait, run_by_a_job = {"attach_timeout": jobs.REACH_TIMEOUT}, federation.root / "run_by_a_job"
+        command = ClientAPIExecutor("external_process", command=f"touch {run_by_a_job}")
         with federation.session() as session:
-            console = "\n".join(federation.console(session, refused.job_id).values())
-        assert refused.status != "FINISHED:COMPLETED"
-        assert re.search(rf"{type(executor).__name__}'.* is not in allow_list", console), console
+            self.assert_refused(federation, session, self.submit(federation, "refused", AttachExecutor(**wait)))
+            federation.configure(SITES[0], "resources.json", allow)
+            key = federation.attach(SITES[0], jobs.TRAINER, str(federation.root))
+            allowed = self.submit(federation, "allowed", AttachExecutor(**wait))
+            self.assert_refused(federation, session, self.submit(federation, "command", command), "ClientAPIExecutor")
+            allowed.finish(session)
+        assert allowed.status == "FINISHED:COMPLETED"
+        assert federation.wait_exit(key, jobs.REACH_TIMEOUT) == 0
+        assert not run_by_a_job.exists()
 
     @staticmethod
-    def run_without_code(federation, name: str, executor: ClientAPIExecutor):
+    def assert_refused(federation, session, job: PocJob, name: str = "AttachExecutor") -> None:
+        job.finish(session)
+        console = "\n".join(federation.console(session, job.job_id).values())
+        assert job.status != "FINISHED:COMPLETED"
+        assert re.search(rf"{name}'.* is not in allow_list", console), console
+
+    @staticmethod
+    def submit(federation, name: str, executor: ClientAPIExecutor) -> PocJob:
         job = FedJob(name=name, min_clients=1)
         job.to_server(NPModelPersistor(model=[0.0]), id="persistor")
         job.to_server(FedAvg(num_clients=1, num_rounds=1, persistor_id="persistor"))
+        job.to_server(EAGER)
         job.to(executor, SITES[0])
         job.export_job(str(federation.root / "jobs"))
         for empty in (federation.root / "jobs" / name).glob("*/custom"):
             empty.rmdir()  # it would count as code
-        running = federation.submit_folder(federation.root / "jobs" / name)
-        with federation.session() as session:
-            running.finish(session)
-        return running
+        return federation.submit_folder(federation.root / "jobs" / name)
