@@ -319,3 +319,22 @@ class TestTorchrun:
     def test_nothing_is_left(self, distributed):
         assert distributed.left_processes == []
         assert distributed.left_files() == []
+
+
+def test_interrupted(tmp_path):
+    """nvflare kills all its processes then, the guard included; a rank in a session of its own is among them."""
+    script = """
+        import subprocess, time
+        import nvflare.client as flare
+        flare.init()
+        flare.receive()
+        subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        print("it trains", flush=True)
+        time.sleep(1000)
+    """
+    job = SimulatedJob(tmp_path, script)
+    job.fed_job.to_clients(ClientAPIExecutor("external_process", command="python3 custom/train.py"))
+    simulation = job.start()
+    simulation.wait_for("it trains")
+    simulation.interrupt()
+    assert simulation.left_processes == [] and complaints(simulation.site_log("site-1")) == []

@@ -17,6 +17,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -33,7 +34,7 @@ from nvflare.app_common.workflows.cross_site_model_eval import CrossSiteModelEva
 from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.job_config.api import FedJob
 from tests.integration_test.client_api.attach_harness import Trainer
-from tests.integration_test.client_api.poc_federation import find_processes
+from tests.integration_test.client_api.poc_federation import find_processes, wait_for_end
 from tests.integration_test.client_api.simulator_parts import EAGER, LOG_FILE
 from tests.unit_test.app_common.executors.job_harness import PROJECT
 
@@ -86,6 +87,12 @@ class Simulation:
             self.stop()
         self.left_processes = find_processes(JOB_VARIABLE, str(self.root))
         return self
+
+    def interrupt(self) -> "Simulation":
+        """Does what Ctrl-C at its terminal does, and waits for the end of all its processes."""
+        os.killpg(self._process.process.pid, signal.SIGINT)
+        wait_for_end(lambda: find_processes(JOB_VARIABLE, str(self.root)), JOB_TIMEOUT)
+        return self.finish()
 
     def stop(self) -> None:
         self._process.stop()
