@@ -128,6 +128,9 @@ class SharedMemory:
         Raises:
             ArrayRefused: there is not enough memory.
         """
+        missing = self.size - 512 * os.fstat(self._fd).st_blocks
+        if missing > 0:
+            check_available(missing)
         with _refusing(f"{self.size / 1e6:.0f} MB of memory cannot be reserved for arrays"):
             os.posix_fallocate(self._fd, 0, self.size)
 

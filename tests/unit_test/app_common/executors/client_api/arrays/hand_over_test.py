@@ -219,6 +219,15 @@ class TestLimits:
                 with end.pack(SimpleNamespace(data={"w": huge})):
                     raise AssertionError("there is memory")
 
+    def test_of_what_a_peer_only_announces(self):
+        memory = SharedMemory(4096)
+        memory.seal(1 << 50)  # nothing of the rest is there
+        opened = SharedMemory.open(memory.address())
+        with limited_files(1 << 20), pytest.raises(ArrayRefused, match="the arrays need .* left"):
+            opened.reserve_all()
+        opened.close()
+        memory.close()
+
     def test_at_the_receiver(self):
         ends, message = Ends(), SimpleNamespace(data={"w": np.ones(MANY)})
         with ends.trainer.pack(message) as packed:
