@@ -186,7 +186,7 @@ class ClientAPIExecutor(Executor):
         # What was logged goes before the result: that of a task of the runner's when the filters are done with it (see
         # the relay's handle_event), that of a controller at the client now.
         if analytics and fl_ctx.get_prop(FLContextKey.TASK_NAME) != task_name:
-            analytics.flush(abort_signal)
+            analytics.flush(abort_signal=abort_signal)
         self._results.note_task(task_name, current_round, fl_ctx)
         return result
 
@@ -284,14 +284,14 @@ class ClientAPIExecutor(Executor):
         """Takes one record of `flare.log` from the backend: delivered in order, and before the result of its task."""
         analytics = self._analytics
         if analytics:
-            analytics.submit(record)
+            analytics.put(record)
 
     def _create_analytics(self, fl_ctx: FLContext) -> AnalyticsRelay:
         audience = find_audience(fl_ctx.get_engine())
         # In in_process nothing leaves the site that the job does not convert, as with nvflare's own executor.
         is_sent = self._execution_mode != ExecutionMode.IN_PROCESS and not audience.is_converted
         warning = "" if is_sent or audience.is_heard else UNHEARD
-        return AnalyticsRelay(partial(self._fire_record, fl_ctx.get_engine(), is_sent), warning, is_held=True)
+        return AnalyticsRelay(partial(self._fire_record, fl_ctx.get_engine(), is_sent), warning)
 
     def _fire_record(self, engine, is_sent: bool, record: DXO) -> None:
         with engine.new_context() as fl_ctx:

@@ -31,6 +31,7 @@ from nvflare.app_common.executors.client_api.session.trainer_pipe import Trainer
 from nvflare.app_common.executors.client_api.session.trainer_session import SessionState, TrainerSession
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
+from tests.integration_test.client_api.raw_trainer import context_of
 from tests.unit_test.app_common.executors.job_harness import LIMIT
 
 FILE_PIPE = "nvflare.fuel.utils.pipe.file_pipe.FilePipe"
@@ -60,7 +61,7 @@ def records():
 
 @pytest.fixture
 def session(make, records):
-    session = TrainerSession(make(Mode.PASSIVE), "of the contract", None, LIMIT, records.append)
+    session = TrainerSession(make(Mode.PASSIVE), "of the contract", context_of(records.append))
     session.pipe.heartbeat_timeout = 0  # what a test does not ask about does not end it
     session.open()
     yield session

@@ -27,7 +27,7 @@ import pytest
 from tests.integration_test.client_api import job_process
 from tests.integration_test.client_api.attach_harness import Trainer, attach_command, workspace
 from tests.integration_test.client_api.cell_harness import Federation, warm_up
-from tests.unit_test.app_common.executors.client_api.process_watch import MARKER, marked_pids
+from tests.unit_test.app_common.executors.client_api.process_watch import MARKER, marked_pids, wait_gone
 from tests.unit_test.app_common.executors.conftest import (  # noqa: F401 - what every test has
     cellnet,
     client_config,
@@ -41,7 +41,7 @@ from tests.unit_test.app_common.executors.conftest import (  # noqa: F401 - what
     watchdog,
     watchdog_limit,
 )
-from tests.unit_test.app_common.executors.job_harness import PROJECT, SITE_NAME
+from tests.unit_test.app_common.executors.job_harness import LIMIT, PROJECT, SITE_NAME
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -102,6 +102,7 @@ def killed_job_process(federation, no_process_left, tmp_path):
             process.kill()
         for guard in guards:
             os.kill(guard, signal.SIGKILL)
+        assert wait_gone(set(guards), LIMIT) == set()
         return tree
 
     yield kill

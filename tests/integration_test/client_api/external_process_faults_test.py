@@ -65,6 +65,8 @@ class TestFaults:
     @pytest.mark.parametrize("phase", TASK_PHASES)
     def test_in_a_task(self, job, site_log, phase, fault):
         self.start(job, phase, fault)
+        if phase in ("receiving", "sending"):
+            site_log.wait_for("waits for the next task")  # in flare.send() nvflare would catch what is raised
         running = job.submit("train", task_of(TASK_PHASES[phase]))
         site_log.wait_for(f"now: {fault}")
         limit = KILL_LIMIT if "kill" in fault else LIMIT

@@ -16,11 +16,14 @@
 
 import json
 import queue
-from typing import Optional
+from typing import Callable, Optional
 
+from nvflare.apis.dxo import DXO
+from nvflare.app_common.executors.client_api.arguments import ClientAPIBackendContext, ExecutionMode
 from nvflare.app_common.executors.client_api.session.channel import HELLO, TASK, Letter, sealed_head
 from nvflare.app_common.executors.client_api.session.handshake import Handshake, pack, unpack
 from nvflare.app_common.executors.client_api.session.trainer_pipe import HEAD, SEAL, TrainerPipe
+from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.defs import Encoding, MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import make_reply
@@ -43,6 +46,13 @@ def pipe_of(federation, mode: Mode, keys: dict) -> TrainerPipe:
         secret=keys["secret"],
         challenge=keys["challenge"],
     )
+
+
+def context_of(on_record: Callable[[DXO], None]) -> ClientAPIBackendContext:
+    """What a backend knows, of an executor that hands log records on and waits as long for a result as a test does."""
+    executor = ClientAPIExecutor(ExecutionMode.ATTACH)
+    executor.relay_log_record = on_record
+    return ClientAPIBackendContext(executor, ExecutionMode.ATTACH, result_wait_timeout=LIMIT)
 
 
 def letter_in(request: CellMessage) -> Letter:
@@ -68,7 +78,7 @@ class RawTrainer:
         self.name = name or cell.get_fqcn()
         self.handshake = Handshake(keys["secret"], keys["challenge"], job, self.name)
         self.hello = self.handshake.hello()
-        self.seals = self.handshake.key(self.hello).channel("messages", is_trainer=True)
+        self.seals = self.handshake.seals(self.hello, is_trainer=True)
         self.received = queue.Queue()
         self.cell.register_request_cb(channel, "*", self._take)
         if name:

@@ -47,7 +47,7 @@ from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.fobs import Decomposer
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
 from tests.integration_test.client_api.cell_harness import connected_cell
-from tests.integration_test.client_api.raw_trainer import RawTrainer, pipe_of
+from tests.integration_test.client_api.raw_trainer import RawTrainer, context_of, pipe_of
 from tests.unit_test.app_common.executors.job_harness import LARGE, LIMIT, stop_cell
 
 TOPICS = [TASK, METRICS, PIECE, Topic.HEARTBEAT, Topic.END, Topic.ABORT, Topic.PEER_GONE, "NONSENSE"]
@@ -68,7 +68,7 @@ def records():
 def session(federation, keys, records):
     """The job's end of a session, whose trainer is never missed."""
     session = TrainerSession(
-        pipe_of(federation, Mode.PASSIVE, keys), "attacked", None, LIMIT, records.append, lambda silence: ""
+        pipe_of(federation, Mode.PASSIVE, keys), "attacked", context_of(records.append), lambda silence: ""
     )
     session.open()
     yield session

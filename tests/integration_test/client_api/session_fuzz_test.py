@@ -28,7 +28,7 @@ from nvflare.fuel.f3.message import Message as CellMessage
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
-from tests.integration_test.client_api.raw_trainer import RawTrainer, pipe_of
+from tests.integration_test.client_api.raw_trainer import RawTrainer, context_of, pipe_of
 from tests.unit_test.app_common.executors.client_api.fuzzing import (
     FUZZ_WATCHDOG,
     fuzzed,
@@ -53,9 +53,7 @@ def open_session(federation):
     session = TrainerSession(
         pipe_of(federation, Mode.PASSIVE, keys),
         "fuzzed",
-        None,
-        LIMIT,
-        on_metrics=lambda record: None,
+        context_of(lambda record: None),
         find_death=lambda silence: "",  # it may be open for long
     )
     session.open()

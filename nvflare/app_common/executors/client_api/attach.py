@@ -30,23 +30,21 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import ExitStack
+from contextlib import suppress
 from enum import IntEnum
-from pathlib import Path
 from typing import List, Optional
 
 from nvflare.app_common.executors.client_api.formats.outside_text import clip_cause, readable
 from nvflare.app_common.executors.client_api.owner_process import forget_contexts, no_init_in_commands, run_as_main
 from nvflare.app_common.executors.client_api.process.sigterm import Terminated, raise_on_sigterm
 from nvflare.app_common.executors.client_api.session.handshake import HandshakeError
+from nvflare.app_common.executors.client_api.session.private_files import FileRefused
 from nvflare.app_common.executors.client_api.session.rendezvous import (
     RENDEZVOUS_FILE,
     Claim,
-    RendezvousGone,
-    RendezvousRefused,
-    RendezvousTaken,
     find_files,
     find_ranks_file,
+    identity_of,
 )
 from nvflare.client import api_context
 from nvflare.client.api_spec import CLIENT_API_TYPE_KEY
@@ -109,7 +107,7 @@ def wait_for(
     Raises:
         ValueError: the timeout is no such number.
         NobodyToAttachTo: the time is up.
-        RendezvousRefused: the time is up, and what was found must not be used; the text says why.
+        FileRefused: the time is up, and what was found must not be used; the text says why.
     """
     global _claim
     if timeout is not None and not timeout >= 0:  # as NaN is not
@@ -139,30 +137,18 @@ def _claim_any(workspace: str, job: Optional[str], site: Optional[str]) -> Optio
     refused = None
     paths = find_files(workspace, RENDEZVOUS_FILE, job, site)
     for path in sorted(paths, key=lambda path: _turns.get(path.parent, 0.0)):
-        try:
-            claim = _claim_one(path)
-        except (RendezvousGone, RendezvousTaken):
-            continue
-        except RendezvousRefused as e:
-            refused = e
-            continue
-        if claim:
-            return claim
+        with suppress(FileNotFoundError, BlockingIOError):  # it is somebody else's by now
+            try:
+                if identity_of(path.lstat()) not in _done:
+                    claim = Claim(path)
+                    if "RANK" in os.environ:
+                        claim.tell_ranks()
+                    return claim
+            except FileRefused as e:
+                refused = e
     if refused:
         raise refused
     return None
-
-
-def _claim_one(path: Path) -> Optional[Claim]:
-    with ExitStack() as undo:
-        claim = Claim(path)
-        undo.callback(claim.close)
-        if claim.identity in _done:
-            return None
-        if "RANK" in os.environ:
-            claim.tell_ranks()
-        undo.pop_all()
-        return claim
 
 
 def _wait(look, what: str, timeout: Optional[float]):
@@ -173,7 +159,7 @@ def _wait(look, what: str, timeout: Optional[float]):
         began = time.monotonic()
         try:
             found, refused = look(), None
-        except RendezvousRefused as e:
+        except FileRefused as e:
             found, refused = None, e
             if str(e) not in told:
                 told.add(str(e))
@@ -279,7 +265,7 @@ def _attach(args) -> int:
         except NobodyToAttachTo as e:
             _say(str(e))
             return ExitCode.NOBODY if served is None else served
-        except RendezvousRefused:  # the reason has been told
+        except FileRefused:  # the reason has been told
             return ExitCode.REFUSED if served is None else served
         began = time.monotonic()
         served = _run_script(args.script[0], args.script[1:], config_file)

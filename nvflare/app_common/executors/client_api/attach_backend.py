@@ -20,7 +20,6 @@ or waits for a process: the trainer's lease, its heartbeats, is all that it know
 trainer opens a new rendezvous, and the task in hand goes to the next trainer.
 """
 
-import itertools
 import math
 import shlex
 import sys
@@ -28,7 +27,7 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import Optional, Tuple
 
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
@@ -82,7 +81,7 @@ class AttachBackend(ClientAPIBackendSpec):
         self._sessions = 0
         self._last_guess = -math.inf  # when wrong proofs have ended a rendezvous
         self._fault = ""  # why there will be no further session
-        self._renewals: List[threading.Thread] = []  # that close a session and may open the next
+        self._renewal = threading.Thread(target=self._renew_sessions, name="client_api_renew", daemon=True)
 
     def initialize(self, context: ClientAPIBackendContext, fl_ctx: FLContext) -> None:
         self._context, self._fl_ctx = context, fl_ctx
@@ -98,6 +97,7 @@ class AttachBackend(ClientAPIBackendSpec):
             self._puller = Puller(fl_ctx, context.executor, is_handing_over=self._foreign_pipe is None)
             self._config = client_config(context, fl_ctx, self._puller.carries_tensors)
             self._open_session()
+            self._renewal.start()
             undo.pop_all()
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
@@ -150,16 +150,9 @@ class AttachBackend(ClientAPIBackendSpec):
         """
         self._sessions += 1
         pipe, content = self._make_pipe()
-        bad_proofs = itertools.count(1)
+        name = f"{self._fl_ctx.get_job_id()}/{self._sessions}"
         session = TrainerSession(
-            pipe,
-            f"{self._fl_ctx.get_job_id()}/{self._sessions}",
-            self._context.task_wait_timeout,
-            self._context.result_wait_timeout,
-            self._context.executor.relay_log_record,
-            find_death=lambda silence: self._why_lost(session, silence),
-            on_state=lambda state: self._handle_state(session, state),
-            on_bad_proof=lambda: self._handle_bad_proof(session, next(bad_proofs)),
+            pipe, name, self._context, lambda silence: self._why_lost(session, silence), self._handle_change
         )
         with ExitStack() as undo:
             undo.callback(session.close)
@@ -181,7 +174,7 @@ class AttachBackend(ClientAPIBackendSpec):
         if self._foreign_pipe is not None:
             return foreign_session(self._context, self._config, self._foreign_pipe)
         makes_tensors = self._puller.makes_tensors
-        return cell_session(self._context, self._config, self._fl_ctx, makes_tensors, is_attached=True)
+        return cell_session(self._context, self._config, self._fl_ctx, makes_tensors)
 
     def _why_lost(self, session: TrainerSession, silence: float) -> str:
         """Tells why a trainer that was silent for so many seconds counts as lost, or "" if it does not."""
@@ -191,42 +184,37 @@ class AttachBackend(ClientAPIBackendSpec):
         trainer = f"process {session.trainer.get('pid')} on {session.trainer.get('host')}"
         return f"the trainer, {trainer}, was lost: no sign of life for {silence:.0f} s (heartbeat_timeout {limit:g} s)"
 
-    # Called by threads of the session
-
-    def _handle_state(self, session: TrainerSession, state: SessionState) -> None:
+    def _handle_change(self, session: TrainerSession) -> None:
         with self._changed:
-            if session is self._session and state in (SessionState.READY, SessionState.LOST):
+            if session is self._session and session.state in (SessionState.READY, SessionState.LOST):
                 remove(str(self._path))
             self._changed.notify_all()
-        if state is SessionState.LOST:
-            self._retire(session, is_replaced=self._context.allow_reconnect)
 
-    def _handle_bad_proof(self, session: TrainerSession, count: int) -> None:
-        now = time.monotonic()
-        is_due = count >= MAX_BAD_PROOFS and now - self._last_guess >= BAD_PROOFS_INTERVAL
-        if is_due and session.state is SessionState.WAITING:
-            self._last_guess = now
-            self.logger.warning(f"{count} wrong proofs: this rendezvous is closed, and a new one is opened")
-            self._retire(session, is_replaced=True)
+    def _renew_sessions(self) -> None:
+        """Closes each session that is over, and opens another one if a trainer may come: what a thread does."""
+        is_renewed = True
+        while is_renewed:
+            with self._changed:
+                wait_until(self._changed, lambda: self._fault or self._is_over(self._session))
+                if self._fault:
+                    return
+                session, is_renewed = self._session, self._context.allow_reconnect
+                if session.state is not SessionState.LOST:
+                    self.logger.warning(f"{session.bad_proofs} wrong proofs: a new rendezvous takes the place of this")
+                    self._last_guess, is_renewed = time.monotonic(), True
+                if is_renewed:
+                    self._session = None
+                    remove(str(self._path))
+            session.close()
+            if is_renewed:
+                self._open_another()
 
-    def _retire(self, session: TrainerSession, is_replaced: bool) -> None:
-        """Closes a session, on a thread of its own: the one that brings the news belongs to the session."""
-        with self._changed:
-            if self._fault or session is not self._session:
-                return
-            if is_replaced:
-                self._session = None
-                remove(str(self._path))
-            thread = threading.Thread(
-                target=self._close_and_replace, args=(session, is_replaced), name="client_api_renew", daemon=True
-            )
-            thread.start()
-            self._renewals = [thread, *(other for other in self._renewals if other.is_alive())]
+    def _is_over(self, session: TrainerSession) -> bool:
+        if session.state is SessionState.WAITING and session.bad_proofs >= MAX_BAD_PROOFS:
+            return time.monotonic() - self._last_guess >= BAD_PROOFS_INTERVAL
+        return session.state is SessionState.LOST
 
-    def _close_and_replace(self, session: TrainerSession, is_replaced: bool) -> None:
-        session.close()
-        if not is_replaced:
-            return
+    def _open_another(self) -> None:
         try:
             self._open_session()
         except Exception as e:  # the top of a thread
@@ -261,8 +249,8 @@ class AttachBackend(ClientAPIBackendSpec):
         if session:
             session.end("the job ends")
             session.close()
-        for thread in self._renewals:  # there are no new ones
-            thread.join()
+        if self._renewal.is_alive():
+            self._renewal.join()
         if self._launcher:
             self._launcher.close(knows_the_end=bool(session and session.trainer))
         if self._puller:

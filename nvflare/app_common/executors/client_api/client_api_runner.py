@@ -33,16 +33,11 @@ from nvflare.app_common.executors.client_api.formats.job_formats import (
     PARAMS_EXCHANGE_FORMAT,
     PARAMS_TRANSFER_TYPE,
     SERVER_EXPECTED_FORMAT,
-    format_fault,
-    value_of,
+    checked_formats,
 )
 from nvflare.app_common.executors.client_api.migration.advice import unknown_argument
-from nvflare.app_common.executors.client_api.script.trainer_api import unsubscribe_all
+from nvflare.app_common.executors.client_api.migration.script_runner import REPLACED, take_out_runners
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
-from nvflare.app_common.executors.client_api_launcher_executor import ClientAPILauncherExecutor
-from nvflare.app_common.executors.in_process_client_api_executor import InProcessClientAPIExecutor
-from nvflare.app_common.widgets.external_configurator import ExternalConfigurator
-from nvflare.app_common.widgets.metric_relay import MetricRelay
 from nvflare.client.config import ExchangeFormat, TransferType
 from nvflare.fuel.utils.constants import FrameworkType
 from nvflare.job_config.api import FedJob, JobCtx
@@ -61,21 +56,6 @@ _FORMATS = {
 # As nvflare's in-process executors for them: the script is asked for metrics, which its Lightning callback sends only
 # then; none are required.
 _EVALUATING = (FrameworkType.PYTORCH, FrameworkType.TENSORFLOW)
-_LEGACY_EXECUTORS = (ClientAPILauncherExecutor, InProcessClientAPIExecutor)
-_OWN_PIPE = 'the executor has its own way to the script; in execution_mode "attach" a component client_api_pipe'
-# What nvflare's ScriptRunner and BaseScriptRunner take, and what takes its place.
-_REPLACED = {
-    "launch_external_process": 'execution_mode="external_process"',
-    "pipe_connect_type": _OWN_PIPE,
-    "task_pipe": _OWN_PIPE,
-    "metric_pipe": "what the script logs travels with the tasks",
-    "metric_relay": "what the script logs travels with the tasks",
-    "launcher": 'command; in execution_mode "attach" a component client_api_launcher',
-    "executor": "this runner makes a ClientAPIExecutor: any argument of it by its name",
-    "external_pre_init_timeout": "launch_timeout",
-    "params_exchange_format": "framework",
-}
-
 
 # What the runner says itself, and what is no name of an argument.
 _NOT_TO_BE_GIVEN = {"task_script_path", "task_script_args", "self", "executor_args"}
@@ -183,36 +163,10 @@ class ClientAPIRunner:
             ValueError: there is no such runner, or more than one, or other formats than the server is made for.
         """
         job = recipe if isinstance(recipe, FedJob) else recipe.job
-        # As Recipe itself: FedJob has no other way to look at what its sites have.
-        apps = {name: app.get_app_config() for name, app in job._deploy_map.items()}
-        targets = [name for name, app in apps.items() if isinstance(app, ClientAppConfig)]
-        found = {name: _legacy_runners(apps[name]) for name in targets if name in sites or not sites}
-        found = {name: runners for name, runners in found.items() if runners}
-        missing = set(sites) - found.keys()
-        if missing or not found:
-            raise ValueError(
-                f"no runner of nvflare's to replace at {', '.join(sorted(missing)) or 'any site'}: {targets}"
-            )
-        for name, runners in found.items():
-            if len(runners) > 1:
-                raise ValueError(f"{name} has {len(runners)} runners of nvflare's: give one of them all tasks")
-            self._check_formats(runners[0].executor, name)
-        for name, (runner,) in found.items():
-            _take_out(apps[name], runner)
+        for name, before in take_out_runners(job, sites, self._client_config).items():
             # A Lightning script that never validates fails where metrics are asked for.
-            asked = {"train_with_evaluation": runner.executor._train_with_evaluation}
-            self._add(job, JobCtx(self, name, ""), runner.tasks, asked)
-
-    def _check_formats(self, executor, name: str) -> None:
-        # The server's components are made for what the old runner sends.
-        for key, value in self._client_config.items():
-            before = getattr(executor, f"_{key}")
-            before = getattr(before, "value", before)
-            if before != value:
-                argument = "framework" if key == PARAMS_EXCHANGE_FORMAT else key
-                raise ValueError(
-                    f"the runner of {name} has {key} {before!r}, and this one {value!r}: give it the same {argument}"
-                )
+            asked = {"train_with_evaluation": before.train_with_evaluation}
+            self._add(job, JobCtx(self, name, ""), before.tasks, asked)
 
     def _check_site(self, site: ClientAppConfig, name: str) -> None:
         # One client config serves all executors of a site, and what trainers of one mode connect by is one place.
@@ -231,45 +185,24 @@ def _check_names(execution_mode, executor_args: dict) -> None:
         raise TypeError(f'ClientAPIRunner: execution_mode is "in_process" or "external_process", not {execution_mode}')
     known = inspect.signature(ClientAPIExecutor.__init__).parameters
     for name in executor_args.keys() - known.keys():
-        if name in _REPLACED:
-            raise TypeError(f"ClientAPIRunner has no argument {name}: instead of it, {_REPLACED[name]}")
+        if name in REPLACED:
+            raise TypeError(f"ClientAPIRunner has no argument {name}: instead of it, {REPLACED[name]}")
         names = {*inspect.signature(ClientAPIRunner.__init__).parameters, *known} - _NOT_TO_BE_GIVEN
         raise TypeError(f"{name} is {unknown_argument('ClientAPIRunner', name, names).partition(', and migrate')[0]}")
-
-
-def _legacy_runners(site: ClientAppConfig) -> list:
-    return [entry for entry in site.executors if isinstance(entry.executor, _LEGACY_EXECUTORS)]
-
-
-def _take_out(site: ClientAppConfig, runner) -> None:
-    """Removes an executor of ScriptRunner's, and the components that ScriptRunner has made for it."""
-    site.executors.remove(runner)
-    if isinstance(runner.executor, InProcessClientAPIExecutor):
-        unsubscribe_all(runner.executor)  # its constructor has subscribed to what the scripts of this process say
-        return
-    relays = [c for c in site.components.values() if isinstance(c, MetricRelay)]
-    ids = {runner.executor.pipe_id, runner.executor._launcher_id, *(relay.pipe_id for relay in relays)}
-    for component_id, component in list(site.components.items()):
-        if component_id in ids or isinstance(component, (MetricRelay, ExternalConfigurator)):
-            del site.components[component_id]
-            site.handlers[:] = [handler for handler in site.handlers if handler is not component]
 
 
 def _checked_formats(framework, server_expected_format, params_transfer_type) -> dict:
     if framework not in _FORMATS:
         frameworks = ", ".join(key.value for key in _FORMATS)
         raise ValueError(f"framework must be one of {frameworks}, but is {framework!r}")
-    exchanged = _FORMATS[framework].value
-    expected = value_of("server_expected_format", server_expected_format, ExchangeFormat)
-    transfer_type = value_of("params_transfer_type", params_transfer_type, TransferType)
-    fault = format_fault(exchanged, expected, transfer_type)
-    if fault:
-        raise ValueError(f"framework {FrameworkType(framework).value}: {fault}")
-    return {
-        PARAMS_EXCHANGE_FORMAT: exchanged,
-        SERVER_EXPECTED_FORMAT: expected,
-        PARAMS_TRANSFER_TYPE: transfer_type,
-    }
+    return checked_formats(
+        {
+            PARAMS_EXCHANGE_FORMAT: _FORMATS[framework],
+            SERVER_EXPECTED_FORMAT: server_expected_format,
+            PARAMS_TRANSFER_TYPE: params_transfer_type,
+        },
+        f"framework {FrameworkType(framework).value}",
+    )
 
 
 def _checked_script(script, execution_mode: str) -> Optional[str]:

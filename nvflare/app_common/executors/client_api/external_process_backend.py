@@ -53,7 +53,7 @@ from nvflare.app_common.executors.client_api.session.bootstrap import (
 )
 from nvflare.app_common.executors.client_api.session.private_files import remove
 from nvflare.app_common.executors.client_api.session.trainer_session import SessionState, TrainerSession
-from nvflare.app_common.executors.client_api.waiting import ABORT_CHECK_INTERVAL, TaskAborted
+from nvflare.app_common.executors.client_api.waiting import ABORT_CHECK_INTERVAL, TaskAborted, soonest_limit
 from nvflare.client.constants import CLIENT_API_CONFIG
 from nvflare.fuel.utils.log_utils import get_obj_logger
 
@@ -68,7 +68,6 @@ class _Trainer:
         self, context: ClientAPIBackendContext, config: dict, makes_tensors: bool, fl_ctx: FLContext, number: int
     ):
         self._context = context
-        self._new_context = fl_ctx.get_engine().new_context
         self._name = f"{fl_ctx.get_job_id()}/{number}"
         self._launched = time.monotonic()
         self._usage = TreeUsage(0.0, False)  # when the present silence of the trainer began, or was last looked into
@@ -77,22 +76,10 @@ class _Trainer:
         self._bootstrap = os.path.join(
             fl_ctx.get_workspace().get_app_config_dir(fl_ctx.get_job_id()), CLIENT_API_CONFIG
         )
-        self.launcher = TrainerProcess(
-            context.command,
-            context.shutdown_timeout,
-            context.stop_grace_period,
-            self._handle_exit,
-            self._bootstrap,
-        )
+        self.launcher = TrainerProcess(context.command, context.shutdown_timeout, context.stop_grace_period)
+        self.launcher.on_exit, self.launcher.left_file = self._handle_exit, self._bootstrap
         pipe, self._content = cell_session(context, config, fl_ctx, makes_tensors)
-        self.session = TrainerSession(
-            pipe,
-            self._name,
-            context.task_wait_timeout,
-            context.result_wait_timeout,
-            context.executor.relay_log_record,
-            self._why_frozen,
-        )
+        self.session = TrainerSession(pipe, self._name, context, self._why_frozen)
 
     def launch(self, fl_ctx: FLContext) -> None:
         """Starts the process; on failure nothing of it is left.
@@ -116,11 +103,10 @@ class _Trainer:
         Raises:
             TrainerError: it ended before, or did not do so within the launch timeout.
         """
-        limit = self._context.launch_timeout
-        remaining = None if limit is None else max(0.0, self._launched + limit - time.monotonic())
-        if not self.session.wait_ready(abort_signal, remaining):
+        limit = soonest_limit(self._context, ("launch_timeout",))
+        if not self.session.wait_ready(abort_signal, limit.remaining(self._launched)):
             tail = _indented(self.launcher.tree.output.tail())
-            raise TrainerError(f"the trainer did not call flare.init() within {limit} s (launch_timeout){tail}")
+            raise TrainerError(f"the trainer did not call flare.init() within {limit}{tail}")
 
     def stop(self, reason: str = "the trainer is stopped") -> None:
         """Ends the process and the session, and removes the bootstrap file. Bounded, idempotent.
@@ -132,14 +118,12 @@ class _Trainer:
         if not self.session.is_idle and self.session.state is not SessionState.CLOSING:
             at_once.trigger(reason)
         self.session.end(reason)
-        with self._new_context() as fl_ctx:
-            self.launcher.stop_task(self._name, fl_ctx, at_once)
+        self.launcher.stop_task(self._name, FLContext(), at_once)
         self.session.close()
         remove(self._bootstrap)
 
     def stats(self) -> dict:
-        with self._new_context() as fl_ctx:
-            process = self.launcher.check_run_status(self._name, fl_ctx)
+        process = self.launcher.check_run_status(self._name, FLContext())
         return {**self.session.stats(), "pid": self.launcher.tree.pid, "process": process}
 
     def _handle_exit(self, how: str) -> None:

@@ -43,19 +43,15 @@ from nvflare.app_common.executors.client_api.script.script_thread import ScriptT
 from nvflare.app_common.executors.client_api.script.task_handover import TaskHandover
 from nvflare.app_common.executors.client_api.script.trainer_api import InProcessTrainerAPI, forget_api, unsubscribe_all
 from nvflare.app_common.executors.client_api.session.bootstrap import client_config
-from nvflare.app_common.executors.client_api.waiting import soonest_limit, wait_until
+from nvflare.app_common.executors.client_api.waiting import UNTIL_RESULT, UNTIL_TAKEN, soonest_limit, wait_until
 from nvflare.client.api_spec import CLIENT_API_KEY
 from nvflare.client.config import ConfigKey
 from nvflare.client.in_process.api import TOPIC_GLOBAL_RESULT, TOPIC_LOCAL_RESULT, TOPIC_LOG_DATA, TOPIC_STOP
 from nvflare.fuel.data_event.data_bus import DataBus
 from nvflare.fuel.utils.log_utils import get_obj_logger
-from nvflare.security.logging import secure_format_exception
 
 # Seconds that the end of the job waits for a script that was told to stop; nobody can set them.
 SCRIPT_STOP_TIMEOUT = 5.0
-# What bounds the wait for a result, and for the script to take the task.
-_RESULT_LIMIT = "result_wait_timeout"
-_BOTH_LIMITS = ("task_wait_timeout", _RESULT_LIMIT)
 
 
 class InProcessBackend(ClientAPIBackendSpec):
@@ -132,17 +128,17 @@ class InProcessBackend(ClientAPIBackendSpec):
                 self._data_bus.publish([TOPIC_GLOBAL_RESULT], shareable)
             handed_over = time.monotonic()
             with exchange.changed:
-                self._wait(lambda: exchange.delivered is None, abort_signal, handed_over, *_BOTH_LIMITS)
+                self._wait(lambda: exchange.delivered is None, abort_signal, handed_over, UNTIL_TAKEN)
                 taken = time.monotonic()
-                self._wait(lambda: exchange.has_result, abort_signal, handed_over, _RESULT_LIMIT)
+                self._wait(lambda: exchange.has_result, abort_signal, handed_over, UNTIL_RESULT)
                 note_legs([*pull_leg(task.pulled), leg("trained", time.monotonic() - taken)], fl_ctx)
                 return exchange.result
         finally:
             exchange.close_task()
 
-    def _wait(self, predicate: Callable[[], bool], abort_signal: Signal, start: float, *timeouts: str) -> None:
+    def _wait(self, predicate: Callable[[], bool], abort_signal: Signal, start: float, limits: tuple) -> None:
         exchange = self._exchange
-        limit = soonest_limit(**{name: getattr(self._context, name) for name in timeouts})
+        limit = soonest_limit(self._context, limits)
         in_time = wait_until(
             exchange.changed, lambda: predicate() or self._has_ended(), abort_signal, limit.remaining(start)
         )
@@ -166,14 +162,8 @@ class InProcessBackend(ClientAPIBackendSpec):
             self.logger.warning("a result was dropped: its task is over (timed out, aborted, or answered before)")
 
     def _on_log(self, topic: str, record: dict, data_bus: DataBus) -> None:
-        fields = dict(record)  # a copy: all subscribers of the topic share the record
-        key = fields.pop("key")
-        try:
-            dxo = create_analytic_dxo(tag=key, **fields)
-        except (TypeError, ValueError) as e:  # of a wrong type; the DataBus would hide it
-            self.logger.error(f"log record {key!r} was dropped: {secure_format_exception(e)}")
-            return
-        self._context.executor.relay_log_record(dxo)
+        fields = dict(record)  # a copy: all subscribers of the topic share the record, which flare.log() has checked
+        self._context.executor.relay_log_record(create_analytic_dxo(tag=fields.pop("key"), **fields))
 
     def stats(self) -> dict:
         exchange = self._exchange

@@ -16,7 +16,7 @@
 
 import threading
 import time
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, Iterable, NamedTuple, Optional
 
 from nvflare.apis.signal import Signal
 
@@ -70,9 +70,14 @@ class WaitLimit(NamedTuple):
         return f"{self.seconds} s ({self.argument})"
 
 
-def soonest_limit(**seconds: Optional[float]) -> WaitLimit:
-    """Returns the one of several arguments, by their names, that is over first."""
-    limits = [WaitLimit(value, name) for name, value in seconds.items() if value is not None]
+# The arguments that bound the wait for a trainer to take a task, and for its result.
+UNTIL_TAKEN = ("task_wait_timeout", "result_wait_timeout")
+UNTIL_RESULT = ("result_wait_timeout",)
+
+
+def soonest_limit(arguments: object, names: Iterable[str]) -> WaitLimit:
+    """Returns the one of several arguments, of which `arguments` has the seconds by their names, that is over first."""
+    limits = [WaitLimit(getattr(arguments, name), name) for name in names if getattr(arguments, name) is not None]
     return min(limits, default=WaitLimit(None, ""))
 
 

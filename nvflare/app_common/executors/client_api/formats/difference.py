@@ -12,67 +12,51 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The model that a difference is taken from: the one that was received, whatever the script did to its arrays since."""
+"""What a script gets of a received model of which a difference is to be sent: a copy, which it may train in place."""
 
 import copy
-from contextlib import contextmanager
-from typing import Iterator, Optional
+from typing import Optional
 
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.client.config import TransferType
 from nvflare.client.model_registry import ModelRegistry
 
 
-class DifferenceBase:
-    """nvflare subtracts the parameters that it gave the script, which for one that trains in place are the new ones."""
+class ScriptCopy:
+    """nvflare subtracts the parameters that it has received, and gives the script the same arrays."""
 
     def __init__(self, transfer_type: str):
         self._is_needed = transfer_type == TransferType.DIFF
         self._received: Optional[FLModel] = None
-        self._params = None
+        self._copy: Optional[FLModel] = None
 
-    def note(self, received: Optional[FLModel]) -> None:
-        """Keeps a copy of what was received, if differences are to be sent."""
-        if self._is_needed and received is not self._received:
-            self._received, self._params = received, copy.deepcopy(received and received.params)
+    def of(self, received: Optional[FLModel]) -> Optional[FLModel]:
+        """Returns what the script gets: always the same for a model."""
+        if not self._is_needed:
+            return received
+        if received is not self._received:
+            self._received, self._copy = received, copy.copy(received)
+            if received:
+                self._copy.params = copy.deepcopy(received.params)
+        return self._copy
 
-    @contextmanager
-    def back_in_place(self, sent: FLModel) -> Iterator[FLModel]:
-        """Has the received model be as it was while nvflare subtracts it; gives what to send for a model."""
-        received, params = self._received, self._params
-        if params is None:
-            yield sent
-            return
-        given, received.params = received.params, params
-        try:
-            yield sent if sent is not received else _with_params(sent, given)
-        finally:
-            if received.params is params:  # else it was let go
-                received.params = given
-
-
-def _with_params(model: FLModel, params: dict) -> FLModel:
-    model = copy.copy(model)
-    model.params = params
-    return model
+    def release(self) -> None:
+        """Lets go of the parameters when the result is sent, as nvflare does of what it has received."""
+        if self._copy:
+            self._copy.params = None
+        self._received = self._copy = None
 
 
 class TrainerModelRegistry(ModelRegistry):
-    """nvflare's registry of the model in hand, with differences from what was received."""
+    """nvflare's registry of the model in hand, which stays as it was received."""
 
     def __init__(self, config, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
-        self._base = DifferenceBase(config.get_transfer_type())
+        self._script_copy = ScriptCopy(config.get_transfer_type())
 
     def get_model(self, timeout: Optional[float] = None) -> Optional[FLModel]:
-        model = super().get_model(timeout)
-        self._base.note(model)
-        return model
+        return self._script_copy.of(super().get_model(timeout))
 
-    def submit_model(self, model: FLModel) -> None:
-        with self._base.back_in_place(model) as model:
-            super().submit_model(model)
-
-    def clear(self) -> None:
-        super().clear()
-        self._base.note(None)
+    def release_params(self, sent_model: FLModel) -> None:
+        super().release_params(sent_model)
+        self._script_copy.release()

@@ -41,6 +41,8 @@ _DEFAULTS = {
     SERVER_EXPECTED_FORMAT: ExchangeFormat.NUMPY,
     PARAMS_TRANSFER_TYPE: TransferType.FULL,
 }
+# What ClientConfig calls these keys.
+_CLIENT_KEYS = (ConfigKey.EXCHANGE_FORMAT, ConfigKey.SERVER_EXPECTED_FORMAT, ConfigKey.TRANSFER_TYPE)
 
 logger = logging.getLogger(__name__)
 
@@ -57,15 +59,12 @@ def job_formats(carries_tensors: bool = False) -> dict:
     # nvflare keeps the job's client config here, whatever its file format was (.json, .conf or .yml).
     config = ConfigService.get_section(SystemConfigs.APPLICATION_CONF) or {}
     try:
-        exchanged, expected, transfer_type = (
-            value_of(f"{key} in the job's client config", config.get(key, default), type(default))
-            for key, default in _DEFAULTS.items()
+        formats = checked_formats(
+            {key: config.get(key, default) for key, default in _DEFAULTS.items()}, "the job's client config"
         )
     except ValueError as e:
         raise TrainerError(str(e)) from None
-    fault = format_fault(exchanged, expected, transfer_type)
-    if fault:
-        raise TrainerError(fault)
+    exchanged, expected, _ = formats.values()
     if exchanged == ExchangeFormat.PYTORCH and expected != ExchangeFormat.NUMPY:
         (carry_tensors if carries_tensors and "torch" not in sys.modules else register_tensors)()
     if expected not in (exchanged, ExchangeFormat.NUMPY) and ExchangeFormat.RAW not in (exchanged, expected):
@@ -73,11 +72,27 @@ def job_formats(carries_tensors: bool = False) -> dict:
             f"nothing converts {PARAMS_EXCHANGE_FORMAT} {exchanged} to {SERVER_EXPECTED_FORMAT} {expected}: "
             "parameters travel as they are"
         )
-    return {
-        ConfigKey.EXCHANGE_FORMAT: exchanged,
-        ConfigKey.SERVER_EXPECTED_FORMAT: expected,
-        ConfigKey.TRANSFER_TYPE: transfer_type,
-    }
+    return dict(zip(_CLIENT_KEYS, formats.values()))
+
+
+def checked_formats(formats: dict, whose: str) -> dict:
+    """Checks values of the three keys, which may be members of the enums that they are from.
+
+    Args:
+        formats: by key.
+        whose: for an error.
+
+    Returns:
+        The values by key, in the order of the keys.
+
+    Raises:
+        ValueError: one is not allowed, or not together with the others; names them and what is.
+    """
+    checked = {key: value_of(f"{whose}: {key}", formats[key], type(default)) for key, default in _DEFAULTS.items()}
+    fault = format_fault(*checked.values())
+    if fault:
+        raise ValueError(f"{whose}: {fault}")
+    return checked
 
 
 def format_fault(exchanged: str, expected: str, transfer_type: str) -> Optional[str]:

@@ -120,7 +120,9 @@ def _look_at_tensor(name: str, value: Any) -> Any:
                 f"is a tensor of {value.dtype}, which NumPy does not have: set server_expected_format to pytorch in "
                 "the job's client config, or cast it, for example by .float()"
             )
-    elif (value if isinstance(value, _CONTAINERS) else _shape(value)) and not str(name).endswith(_EXTRA_STATE):
+    elif (value if isinstance(value, _CONTAINERS) else getattr(value, "shape", ())) and not str(name).endswith(
+        _EXTRA_STATE
+    ):
         raise Unsendable(
             f"is a {type(value)}, which would be left out: send torch tensors, or use FrameworkType.RAW, "
             "params_exchange_format raw in the job's client config"
@@ -136,10 +138,6 @@ def _look_at_layer(name: str, value: Any) -> Any:
 
 # By the name of nvflare's converter, which is there only with its framework.
 _LOOKS = {"PTToNumpyParamsConverter": _look_at_tensor, "KerasModelToNumpyParamsConverter": _look_at_layer}
-
-
-def _shape(value: Any) -> tuple:
-    return getattr(value, "shape", ())
 
 
 def _is_tensor(value: Any) -> bool:

@@ -28,7 +28,7 @@ from collections import OrderedDict, deque
 from enum import Enum
 from functools import lru_cache
 from io import BytesIO
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Sequence
 
 from nvflare.apis.utils.decomposers import flare_decomposers
 from nvflare.app_common.decomposers import common_decomposers
@@ -113,7 +113,7 @@ class _Walk:
 
     def _visit_dict(self, value: dict, depth: int) -> dict:
         _check_depth(depth)
-        made = {}
+        made = type(value)()
         for key, item in value.items():
             try:
                 is_plain = type(key) is str and key.isascii() and key != registry.FOBS_TYPE
@@ -123,10 +123,7 @@ class _Walk:
                 raise
         return made
 
-    def _visit_ordered_dict(self, value: OrderedDict, depth: int) -> OrderedDict:
-        return OrderedDict(self._visit_dict(value, depth))
-
-    def _visit_list(self, value: list, depth: int) -> list:
+    def _visit_sequence(self, value: Sequence, depth: int) -> Sequence:
         _check_depth(depth)
         made = []
         for item in value:
@@ -135,13 +132,10 @@ class _Walk:
             except Unsendable as e:
                 e.path.insert(0, len(made))
                 raise
-        return made
-
-    def _visit_tuple(self, value: tuple, depth: int) -> tuple:
-        return tuple(self._visit_list(value, depth))
+        return type(value)(made)
 
     def _visit_set(self, value: set, depth: int) -> set:
-        return set(_HASHABLES._visit_list(value, depth))
+        return set(_HASHABLES._visit_sequence(tuple(value), depth))
 
     def _visit_int(self, value: int, depth: int) -> int:
         if not MIN_INT <= value <= MAX_INT:
@@ -200,9 +194,9 @@ _VISITS = {
     str: _Walk._visit_str,
     int: _Walk._visit_int,
     dict: _Walk._visit_dict,
-    OrderedDict: _Walk._visit_ordered_dict,
-    list: _Walk._visit_list,
-    tuple: _Walk._visit_tuple,
+    OrderedDict: _Walk._visit_dict,
+    list: _Walk._visit_sequence,
+    tuple: _Walk._visit_sequence,
     set: _Walk._visit_set,
 }
 

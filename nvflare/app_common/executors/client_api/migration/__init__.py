@@ -12,4 +12,4 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Legacy job configs to ClientAPIExecutor: read, planned, edited as text, reported."""
+"""Legacy job configs to ClientAPIExecutor: read, planned, edited as text, reported; runners of recipes replaced."""

@@ -15,13 +15,13 @@
 """Has a Launcher that the job supplies bring the trainers that attach waits for, for example by a batch system.
 
 It is the job's component `client_api_launcher`, any of nvflare's kind. What it launches joins like any other trainer,
-by the rendezvous; what becomes of its processes is its own affair. Its calls may take long, so each is made on a thread
-of its own.
+by the rendezvous; what becomes of its processes is its own affair. Its calls may take long, so all are made on one
+thread.
 """
 
+import queue
 import threading
-import time
-from typing import Callable, List
+from typing import Callable
 
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
@@ -56,9 +56,10 @@ class ForeignLauncher:
         self._launcher = launcher
         self._new_context = fl_ctx.get_engine().new_context
         self._is_initialized = False
-        self._turn = threading.Lock()  # one call of the launcher at a time
+        self._launches = queue.SimpleQueue()  # arguments of `launch`; None at the end
         self._stop = WaitableSignal()
-        self._threads: List[threading.Thread] = []  # that launch and watch
+        self._at_end = Signal()  # whether the last stop is to be a quick one
+        self._thread = threading.Thread(target=self._serve, name="client_api_launcher", daemon=True)
 
     def launch(self, is_awaited: Callable[[], bool], on_failure: Callable[[str], None]) -> None:
         """Launches a trainer, the one before having been stopped, and watches for failure. Returns at once.
@@ -67,26 +68,27 @@ class ForeignLauncher:
             is_awaited: whether the trainer has yet to join.
             on_failure: told why no trainer will come.
         """
-        thread = threading.Thread(
-            target=self._launch, args=(is_awaited, on_failure), name="client_api_launcher", daemon=True
-        )
-        thread.start()
-        self._threads = [thread, *(other for other in self._threads if other.is_alive())]
+        self._launches.put((is_awaited, on_failure))
+        if self._thread.ident is None:
+            self._thread.start()
 
-    def _launch(self, is_awaited: Callable[[], bool], on_failure: Callable[[str], None]) -> None:
-        try:
-            failure = self._launch_anew()
-            while not failure and is_awaited() and not self._stop.wait(limits.LAUNCHER_CHECK_INTERVAL):
-                failure = self._why_failed()
-        except Exception as e:  # of the job's own code
-            failure = f"failed: {secure_format_exception(e)}"
-        if failure and is_awaited() and not self._stop.triggered:
-            on_failure(f"the job's launcher {type(self._launcher).__name__} ({LAUNCHER_COMPONENT}) {failure}")
+    def _serve(self) -> None:
+        for is_awaited, on_failure in iter(self._launches.get, None):
+            try:
+                failure = self._launch()
+                while not failure and is_awaited() and not self._stop.wait(limits.LAUNCHER_CHECK_INTERVAL):
+                    failure = self._why_failed()
+            except Exception as e:  # of the job's own code
+                failure = f"failed: {secure_format_exception(e)}"
+            if failure and is_awaited() and not self._stop.triggered:
+                on_failure(f"the job's launcher {type(self._launcher).__name__} ({LAUNCHER_COMPONENT}) {failure}")
+        if self._is_initialized:
+            self._finalize()
 
-    def _launch_anew(self) -> str:
-        with self._turn, self._new_context() as fl_ctx:
-            if self._stop.triggered:
-                return ""
+    def _launch(self) -> str:
+        if self._stop.triggered:
+            return ""
+        with self._new_context() as fl_ctx:
             if self._is_initialized:
                 self._launcher.stop_task(TASK_NAME, fl_ctx, self._stop)
             else:
@@ -101,28 +103,25 @@ class ForeignLauncher:
         # One that was successful may have handed the trainer to somebody else.
         return "says that its trainer failed" if status == LauncherRunStatus.COMPLETE_FAILED else ""
 
+    def _finalize(self) -> None:
+        with self._new_context() as fl_ctx:
+            try:
+                self._launcher.stop_task(TASK_NAME, fl_ctx, self._at_end)
+                self._launcher.finalize(fl_ctx)
+            except Exception as e:  # of the job's own code
+                self.logger.error(f"{type(self._launcher).__name__} did not stop well: {secure_format_exception(e)}")
+
     def close(self, knows_the_end: bool) -> None:
         """Has the launcher stop what it has launched, and waits for that, at most LAUNCHER_STOP_TIMEOUT seconds.
 
         Args:
             knows_the_end: whether the trainer was told that the job ends, and so may end by itself.
         """
+        if not knows_the_end:
+            self._at_end.trigger("the job ends")
         self._stop.trigger("the job ends")
-        hurry = Signal() if knows_the_end else self._stop
-        thread = threading.Thread(target=self._finalize, args=(hurry,), name="client_api_launcher", daemon=True)
-        thread.start()
-        deadline = time.monotonic() + limits.LAUNCHER_STOP_TIMEOUT
-        for each in (thread, *self._threads):
-            each.join(max(0.0, deadline - time.monotonic()))
-        if thread.is_alive():
+        self._launches.put(None)
+        if self._thread.is_alive():
+            self._thread.join(limits.LAUNCHER_STOP_TIMEOUT)
+        if self._thread.is_alive():
             self.logger.warning(f"{type(self._launcher).__name__} did not stop within {limits.LAUNCHER_STOP_TIMEOUT} s")
-
-    def _finalize(self, hurry: Signal) -> None:
-        with self._turn, self._new_context() as fl_ctx:
-            if not self._is_initialized:
-                return
-            try:
-                self._launcher.stop_task(TASK_NAME, fl_ctx, hurry)
-                self._launcher.finalize(fl_ctx)
-            except Exception as e:  # of the job's own code
-                self.logger.error(f"{type(self._launcher).__name__} did not stop well: {secure_format_exception(e)}")

@@ -34,7 +34,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from enum import Enum
 from typing import Callable, List, Mapping, NamedTuple, Optional, Sequence
 
@@ -48,18 +48,6 @@ logger = logging.getLogger(__name__)
 
 class TrainerLaunchError(RuntimeError):
     """The command could not be started; the text says what and why."""
-
-
-class CommandNotFoundError(TrainerLaunchError):
-    """There is no such command, or no interpreter for it."""
-
-
-class CommandNotExecutableError(TrainerLaunchError):
-    """The command exists, but the system does not execute it."""
-
-
-class WorkingDirectoryError(TrainerLaunchError):
-    """The working directory cannot be entered."""
 
 
 class ProcessStatus(str, Enum):
@@ -114,17 +102,18 @@ class OwnedTree:
             cwd (str): its working directory.
             grace (float): seconds from the death of this process to SIGKILL.
             on_line (Callable[[str], None]): receives each line, on the watching thread.
-            on_exit (Callable[[str], None]): receives exit_text() once a started command has ended, on the same thread.
+            on_exit (Callable[[str], None]): receives `exit_text` once a started command has ended, on the same thread.
             left_file (str): a file that the guard removes if this process dies before it could.
         """
         self.pid: Optional[int] = None  # of the command, also after its end
         self.returncode: Optional[int] = None  # as subprocess has it; None if the guard died before the command
-        self.error: Optional[TrainerLaunchError] = None
+        self.exit_text = ""  # why the command ended, such as "exit code 3" or "killed by SIGKILL"; empty while it runs
+        self.error = ""  # why it was not started
         self.status = ProcessStatus.STARTING
         self.output = OutputLines()
         self._command = (argv, cwd)
         self._guard_args = [str(grace), left_file, cwd, *argv]
-        self._hooks = (on_line, on_exit)
+        self._on_line, self._on_exit = on_line, on_exit
         self._changed = threading.Condition()
         self._tag = new_tag()
         self._since = time.monotonic()  # the launch, later the stop
@@ -136,24 +125,20 @@ class OwnedTree:
         """Returns when the command runs, with this environment and a tag.
 
         Raises:
-            TrainerLaunchError: nothing was started, nothing is left; see its subclasses.
+            TrainerLaunchError: nothing was started, nothing is left.
         """
         if os.name != "posix":
             raise TrainerLaunchError(f"trainer processes need a POSIX system, this is {sys.platform}")
         try:
             self._start_guard({**env, process_guard.TAG_NAME: self._tag})
         except (OSError, ValueError, TypeError, RuntimeError) as e:  # out of descriptors, of threads; a null byte
-            self.error = TrainerLaunchError(f"cannot start the process guard of {self._command[0][0]!r}: {e}")
-            with self._changed:
-                self._move(ProcessStatus.STOPPED, str(self.error))
-            raise self.error from e
+            self._fail(f"cannot start the process guard of {self._command[0][0]!r}: {e}")
         with self._changed:
             if not self._changed.wait_for(lambda: self.status is not ProcessStatus.STARTING, limits.LAUNCH_LIMIT):
-                limit = f"{limits.LAUNCH_LIMIT} s"
-                self.error = TrainerLaunchError(f"{self._command[0][0]!r} was not started within {limit}")
+                self.error = f"{self._command[0][0]!r} was not started within {limits.LAUNCH_LIMIT} s"
         if self.error:
             self.stop(0.0, 0.0)
-            raise self.error
+            raise TrainerLaunchError(self.error)
 
     def _start_guard(self, env: Mapping[str, str]) -> None:
         with ExitStack() as undo:
@@ -174,25 +159,15 @@ class OwnedTree:
                 os.close(guard_status_fd)
             undo.pop_all()
             os.set_blocking(self._guard.stdout.fileno(), False)
-            undo.callback(self._end_without_watch)
+            undo.callback(self._settle)
+            undo.callback(self._guard.kill)
             self._thread.start()
             undo.pop_all()
-
-    def _end_without_watch(self) -> None:
-        self._guard.kill()
-        self._settle()
 
     def wait_exit(self, timeout: Optional[float]) -> bool:
         """Waits (seconds; None: without limit) for the command to end; returns whether it has."""
         with self._changed:
             return self._changed.wait_for(lambda: self.status in _ENDED, timeout)
-
-    def exit_text(self) -> str:
-        """Returns why the command ended, for example "exit code 3" or "killed by SIGKILL"; empty while it runs."""
-        if self.error or self.returncode is not None:
-            return str(self.error or describe_exit(self.returncode))
-        guard_returncode = self._guard.returncode
-        return "" if guard_returncode is None else f"its process guard ended first: {describe_exit(guard_returncode)}"
 
     def usage(self) -> TreeUsage:
         """Returns CPU use and state of the whole tree, from /proc: tells a frozen trainer from a busy one."""
@@ -213,7 +188,10 @@ class OwnedTree:
         self._guard.send_signal(signal.SIGCONT)  # a stopped guard could neither report nor obey
         if not self.wait_exit(shutdown_timeout):
             self._log("no exit by itself")
-        self._order_stop(grace)
+        with self._changed:
+            if not self._guard.stdin.closed:
+                with suppress(BrokenPipeError):  # the guard has just ended
+                    self._guard.stdin.write(f"stop {grace}\n".encode())
         self._thread.join(grace + limits.GUARD_LIMIT)
         if self._thread.is_alive():
             self._log("the process guard does not answer: SIGKILL to all")
@@ -222,14 +200,6 @@ class OwnedTree:
         self._thread.join(limits.GUARD_LIMIT)
         with self._changed:
             self._move(ProcessStatus.STOPPED, "nothing is left" if is_clean else "processes survive SIGKILL")
-
-    def _order_stop(self, grace: float) -> None:
-        with self._changed:
-            if not self._guard.stdin.closed:
-                try:
-                    self._guard.stdin.write(f"stop {grace}\n".encode())
-                except BrokenPipeError:
-                    pass  # the guard has just ended
 
     def _watch(self) -> None:
         try:
@@ -265,9 +235,8 @@ class OwnedTree:
                 return
 
     def _log_lines(self, lines: List[str]) -> None:
-        on_line, _ = self._hooks
         for line in lines:
-            _call(on_line, line)
+            _call(self._on_line, line)
 
     def _on_report(self, event: str, *values: str) -> None:
         if event == "pid":
@@ -278,16 +247,16 @@ class OwnedTree:
             self.error = _launch_error(*self._command, values[0], int(values[1]))
         elif event == "exit":
             self.returncode = os.waitstatus_to_exitcode(int(values[0]))
-            self._leader_ended()
+            self._leader_ended(describe_exit(self.returncode))
         elif event in ("term", "kill"):
             self._log(f"SIG{event.upper()} to {values[0]} processes")
 
-    def _leader_ended(self) -> None:
+    def _leader_ended(self, how: str) -> None:
         self._drain()
         with self._changed:
-            self._move(ProcessStatus.EXITED, self.exit_text())
-        _, on_exit = self._hooks
-        _call(on_exit, self.exit_text())
+            self.exit_text = how
+            self._move(ProcessStatus.EXITED, how)
+        _call(self._on_exit, how)
 
     def _settle(self) -> None:
         """The guard has ended, in its time or not: nothing of the tree may live on, nothing of ours may stay open."""
@@ -298,17 +267,21 @@ class OwnedTree:
             self._guard.wait()
         process_guard.end_tree(self._tag, self.pid)
         if self.status is ProcessStatus.RUNNING:
-            self._leader_ended()
+            self._leader_ended(f"its process guard ended first: {describe_exit(self._guard.returncode)}")
         self._drain()
         self._log_lines(self.output.flush())
         with self._changed:
             self._guard.stdin.close()
-            if self.status is ProcessStatus.STARTING:
-                text = f"the process guard of {self._command[0][0]!r} failed: {told_by_script(self.output.tail())}"
-                self.error = self.error or TrainerLaunchError(text)
-                self._move(ProcessStatus.STOPPED, str(self.error))
+        if self.status is ProcessStatus.STARTING:
+            failure = f"the process guard of {self._command[0][0]!r} failed: {told_by_script(self.output.tail())}"
+            self._fail(self.error or failure)
         self._guard.stdout.close()
         os.close(self._status_fd)
+
+    def _fail(self, why: str) -> None:
+        with self._changed:
+            self.error = why
+            self._move(ProcessStatus.STOPPED, why)
 
     def _move(self, status: ProcessStatus, why: str) -> None:
         """Changes the status, with the condition held; a move that is not allowed has been overtaken."""
@@ -329,17 +302,15 @@ def _call(hook: Callable[[str], None], text: str) -> None:
         logger.exception("a callback of the trainer process failed")
 
 
-def _launch_error(argv: Sequence[str], cwd: str, stage: str, code: int) -> TrainerLaunchError:
+def _launch_error(argv: Sequence[str], cwd: str, stage: str, code: int) -> str:
     command, reason = argv[0], os.strerror(code)
     if stage == "cwd":
-        return WorkingDirectoryError(f"cannot run {command!r} in the working directory {cwd!r}: {reason}")
+        return f"cannot run {command!r} in the working directory {cwd!r}: {reason}"
     if stage != "command":
-        return TrainerLaunchError(f"cannot start {command!r}: {reason}")
+        return f"cannot start {command!r}: {reason}"
     path = os.path.join(cwd, command)
     if code in (errno.ENOENT, errno.ENOTDIR):
         if os.path.exists(path) if os.sep in command else shutil.which(command):
-            return CommandNotFoundError(f"the interpreter that {command!r} names in its first line does not exist")
-        return CommandNotFoundError(f"command not found: {command!r} (working directory {cwd!r})")
-    return CommandNotExecutableError(
-        f"cannot execute {command!r}: {'Is a directory' if os.path.isdir(path) else reason}"
-    )
+            return f"the interpreter that {command!r} names in its first line does not exist"
+        return f"command not found: {command!r} (working directory {cwd!r})"
+    return f"cannot execute {command!r}: {'Is a directory' if os.path.isdir(path) else reason}"

@@ -55,26 +55,25 @@ class TrainerProcess(Launcher):
         command: str,
         shutdown_timeout: Optional[float] = None,
         stop_grace_period: float = STOP_GRACE_PERIOD,
-        on_exit: Optional[Callable[[str], None]] = None,
-        left_file: str = "",
     ):
         """Owns at most one trainer process tree at a time; its methods may be called from any thread but on_exit's.
+
+        Whoever drives it may set two attributes. `on_exit` receives the tree's `exit_text` once per launch, when the
+        command has ended for whatever reason, stop_task() included; all that it wrote is in the tree's output by then.
+        It runs on the watching thread: it must return soon, and call nothing here. `left_file` is a file to be removed
+        if this process dies before it could do so.
 
         Args:
             command (str): the command line, split by split_command().
             shutdown_timeout (float): seconds that stop_task() gives the command to exit by itself; None: 30.
             stop_grace_period (float): seconds from SIGTERM, or from the death of this process, to SIGKILL.
-            on_exit (Callable[[str], None]): receives the tree's exit_text() once per launch, when the command has ended
-                for whatever reason, stop_task() included; all that it wrote is in the tree's output by then. Runs on
-                the watching thread: it must return soon, and call nothing here.
-            left_file (str): a file to be removed if this process dies before it could do so.
         """
         super().__init__()
         self.command = command
         self.shutdown_timeout = shutdown_timeout
         self.stop_grace_period = stop_grace_period
-        self.on_exit = on_exit
-        self.left_file = left_file
+        self.on_exit: Callable[[str], None] = lambda how: None
+        self.left_file = ""
         self.tree: Optional[OwnedTree] = None  # of the last launch
         self._turn = threading.Lock()  # held while a tree is started or stopped
 
@@ -95,7 +94,7 @@ class TrainerProcess(Launcher):
                 self.get_app_dir(fl_ctx),
                 self.stop_grace_period,
                 self._handle_line,
-                self.on_exit or (lambda how: None),
+                self.on_exit,
                 self.left_file,
             )
             self.tree.start(launch_environment(fl_ctx))
@@ -110,12 +109,10 @@ class TrainerProcess(Launcher):
 
     def check_run_status(self, task_name: str, fl_ctx: FLContext) -> str:
         status = self.tree.status if self.tree else ProcessStatus.STOPPED
-        if status is ProcessStatus.STOPPED:
-            return LauncherRunStatus.NOT_RUNNING
-        if status is not ProcessStatus.EXITED:
-            return LauncherRunStatus.RUNNING
-        has_succeeded = self.tree.returncode == 0
-        return LauncherRunStatus.COMPLETE_SUCCESS if has_succeeded else LauncherRunStatus.COMPLETE_FAILED
+        if status is ProcessStatus.EXITED:
+            has_succeeded = self.tree.returncode == 0
+            return LauncherRunStatus.COMPLETE_SUCCESS if has_succeeded else LauncherRunStatus.COMPLETE_FAILED
+        return LauncherRunStatus.NOT_RUNNING if status is ProcessStatus.STOPPED else LauncherRunStatus.RUNNING
 
     def needs_deferred_stop(self) -> bool:
         """Each stop_task() ends the process, which may have something to finish, or to be pulled from."""

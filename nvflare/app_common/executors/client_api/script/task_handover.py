@@ -41,14 +41,14 @@ class TaskHandover:
         self._open: Optional[object] = None  # stands for the open task
         self._received: Optional[object] = None  # for the task that the script works on
 
-    def open_task(self, name: str) -> None:
+    def open_task(self, name: Optional[str]) -> None:
         with self.changed:
-            self._open, self.task_name, self.delivered, self.result = object(), name, None, _NO_RESULT
+            self._open = None if name is None else object()
+            self.task_name, self.delivered, self.result = name, None, _NO_RESULT
 
     def close_task(self) -> None:
         """Forgets the open task: a result that still comes is late."""
-        with self.changed:
-            self._open, self.task_name, self.delivered, self.result = None, None, None, _NO_RESULT
+        self.open_task(None)
 
     def deliver(self, task: Shareable) -> None:
         with self.changed:

@@ -23,7 +23,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo
 from nvflare.app_common.abstract.fl_model import FLModel
-from nvflare.app_common.executors.client_api.formats.difference import DifferenceBase
+from nvflare.app_common.executors.client_api.formats.difference import ScriptCopy
 from nvflare.app_common.executors.client_api.formats.result_converter import ResultConverter
 from nvflare.app_common.executors.client_api.formats.sendable import record_fields
 from nvflare.app_common.executors.client_api.owner_process import OwnerProcess, forget_contexts
@@ -73,7 +73,7 @@ class InProcessTrainerAPI(InProcessClientAPI):
             formats.get_submit_model_task(),
         )
         self._to_nvflare = ResultConverter(to_nvflare)
-        self._base = DifferenceBase(formats.get_transfer_type())
+        self._script_copy = ScriptCopy(formats.get_transfer_type())
 
     def init(self, rank: Optional[str] = None, config: Optional[dict] = None) -> None:
         self.script_threads.add(threading.current_thread())
@@ -81,7 +81,7 @@ class InProcessTrainerAPI(InProcessClientAPI):
 
     def receive(self, timeout: Optional[float] = None) -> Optional[FLModel]:
         self._receive_task(timeout)
-        return super().receive(timeout=0)
+        return self._script_copy.of(super().receive(timeout=0))
 
     def is_running(self) -> bool:
         self._receive_task(None)
@@ -98,9 +98,9 @@ class InProcessTrainerAPI(InProcessClientAPI):
         if self.stop:
             self.logger.info(f"nothing was sent: {self.stop_reason}")
             return
-        with self._base.back_in_place(model) as model:
-            super().send(model, clear_cache)
-        self._base.note(self.fl_model)
+        super().send(model, clear_cache)
+        if clear_cache:
+            self._script_copy.release()
 
     def shutdown(self) -> None:
         self._on_stop(TOPIC_STOP, "the script called flare.shutdown()", self.data_bus)
@@ -122,7 +122,6 @@ class InProcessTrainerAPI(InProcessClientAPI):
             if self._from_nvflare:
                 shareable = self._from_nvflare.process(task_name, shareable, self._converter_context)
             self.fl_model = FLModelUtils.from_shareable(shareable)
-            self._base.note(self.fl_model)
             self.receive_called = False
 
     def _to_server_format(self, result: Shareable) -> Shareable:

@@ -25,7 +25,7 @@ once something was logged.
 import threading
 import time
 import uuid
-from typing import Callable, List, NamedTuple, Optional
+from typing import Callable, List, NamedTuple
 
 from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE
 from nvflare.apis.dxo import DXO
@@ -33,14 +33,12 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import EventScope, FedEventHeader, FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
-from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.server.ordered_sender import OrderedSender
 from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
 from nvflare.app_common.widgets.streaming import AnalyticsReceiver
 from nvflare.fuel.f3.cellnet.defs import CellChannel
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.fuel.f3.message import Message
-from nvflare.fuel.utils.log_utils import get_obj_logger
 from nvflare.widgets.fed_event import FED_EVENT_TOPIC
 
 # Seconds until the server must have acknowledged one event; a second attempt carries the same timestamp, so that the
@@ -51,8 +49,6 @@ SEND_ATTEMPTS = 2
 DIRECT_CELL_LEVELS = 2
 # Seconds that the first record of a burst waits: what comes right behind it, above all the result, is taken before.
 BURST_PAUSE = 0.02
-# Seconds that a task's result waits for the records that were logged before it.
-FLUSH_TIMEOUT = 30.0
 # Seconds that the end of the job waits for the last records.
 CLOSE_TIMEOUT = 5.0
 
@@ -94,45 +90,30 @@ def _listens(events) -> bool:
     return ANALYTIC_EVENT_TYPE in events
 
 
-class AnalyticsRelay:
+class AnalyticsRelay(OrderedSender):
     """Hands log records on, each when the one before has been delivered."""
 
-    def __init__(self, fire: Callable[[DXO], None], warning: str = "", is_held: bool = False):
-        """Initializes the relay; no thread is started yet.
+    def __init__(self, fire: Callable[[DXO], None], warning: str = ""):
+        """Initializes the relay, which keeps what is logged until `release`, or `flush`: who has not started to listen
+        would miss it.
 
         Args:
             fire: turns one record into analytics events; called on the relay's thread.
             warning: logged with the first record.
-            is_held: keep what is logged until `release`, or `flush`: who has not started to listen would miss it.
         """
-        self.logger = get_obj_logger(self)
+        super().__init__(self._deliver, is_held=True, pause=BURST_PAUSE)
         self.sent = 0  # acknowledged by the server
-        self._unacknowledged = 0
         self._fire = fire
         self._warning = warning
         # Marks an event that this relay sends; FedEventRunner takes only those with "out", other relays their own.
         self._direction = f"relay {uuid.uuid4()}"
-        self._records = OrderedSender(self._deliver, is_held=is_held, pause=BURST_PAUSE)
-
-    @property
-    def dropped(self) -> int:
-        """How many records were not delivered, and never will be."""
-        return self._records.dropped + self._unacknowledged
 
     def stats(self) -> dict:
         return {"metrics_sent": self.sent, "metrics_dropped": self.dropped}
 
-    def submit(self, record: DXO) -> None:
-        """Takes one record of `flare.log`; see OrderedSender.put."""
-        self._records.put(record)
-
-    def flush(self, abort_signal: Optional[Signal] = None, timeout: float = FLUSH_TIMEOUT) -> bool:
-        """Waits (at most `timeout` seconds) until all records taken so far are delivered; tells whether they are."""
-        return self._records.flush(timeout, abort_signal)
-
     def close(self) -> None:
         """Delivers what is pending (at most CLOSE_TIMEOUT seconds), ends the thread and reports what was lost."""
-        self._records.close(CLOSE_TIMEOUT, ACK_TIMEOUT * SEND_ATTEMPTS)
+        super().close(CLOSE_TIMEOUT, ACK_TIMEOUT * SEND_ATTEMPTS)
         if self.dropped:
             self.logger.warning(f"{self.dropped} log records could not be delivered ({self.sent} were)")
 
@@ -144,10 +125,6 @@ class AnalyticsRelay:
             self._fire(record)
         return True
 
-    def release(self) -> None:
-        """Begins to deliver."""
-        self._records.release()
-
     def claim(self, event_data: Shareable) -> None:
         """Marks the data of an event, so that a federated event with it is sent from here and not by FedEventRunner."""
         event_data.set_header(FedEventHeader.DIRECTION, self._direction)
@@ -157,19 +134,19 @@ class AnalyticsRelay:
         if event_type == EventType.BEFORE_PULL_TASK:
             self.release()
         elif event_type == EventType.AFTER_TASK_RESULT_FILTER:
-            self.flush(fl_ctx.get_run_abort_signal())
+            self.flush(abort_signal=fl_ctx.get_run_abort_signal())
         elif event_type == EventType.ABOUT_TO_END_RUN:
             self.flush(timeout=CLOSE_TIMEOUT)  # while listeners at the site still listen
         data = fl_ctx.get_prop(FLContextKey.EVENT_DATA)
         if fl_ctx.get_prop(FLContextKey.EVENT_SCOPE) != EventScope.FEDERATION or not isinstance(data, Shareable):
             return
         if data.get_header(FedEventHeader.DIRECTION) == self._direction:
-            if self._send(event_type, data, fl_ctx):
+            if self._send_event(event_type, data, fl_ctx):
                 self.sent += 1
             else:
-                self._unacknowledged += 1
+                self.count_dropped()
 
-    def _send(self, event_type: str, data: Shareable, fl_ctx: FLContext) -> bool:
+    def _send_event(self, event_type: str, data: Shareable, fl_ctx: FLContext) -> bool:
         # A copy: to a listener at the site, an event with this site as its peer would be one of another site.
         message = Shareable(data)
         for key, value in data[ReservedHeaderKey.HEADERS].items():

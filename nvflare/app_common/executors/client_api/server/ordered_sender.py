@@ -26,6 +26,8 @@ from nvflare.security.logging import secure_format_exception
 
 # A script that logs faster than its records are taken waits here, instead of filling the memory.
 MAX_PENDING_RECORDS = 10_000
+# Seconds that the result of a task waits for the records that were logged before it.
+FLUSH_TIMEOUT = 30.0
 
 
 class OrderedSender:
@@ -72,7 +74,7 @@ class OrderedSender:
             self._is_held = False
             self._changed.notify_all()
 
-    def flush(self, timeout: float, abort_signal: Optional[Signal] = None) -> bool:
+    def flush(self, timeout: float = FLUSH_TIMEOUT, abort_signal: Optional[Signal] = None) -> bool:
         """Waits (at most `timeout` seconds) until all records taken so far are sent; tells whether they are."""
         self.release()
         with self._changed:
@@ -88,7 +90,7 @@ class OrderedSender:
                 self.logger.warning(f"{len(self._records)} log records still wait for their delivery after {timeout} s")
             return is_sent
 
-    def close(self, timeout: float, patience: float = 0.0) -> None:
+    def close(self, timeout: float = FLUSH_TIMEOUT, patience: float = 0.0) -> None:
         """Sends what is pending and ends the thread. Idempotent.
 
         Args:
@@ -135,6 +137,9 @@ class OrderedSender:
             if len(batch) > 1:
                 return all(self._send_batch([record]) for record in batch)
             self.logger.error(f"a log record was dropped: {secure_format_exception(e)}")
-            with self._changed:
-                self.dropped += 1
+            self.count_dropped()
             return True
+
+    def count_dropped(self) -> None:
+        with self._changed:
+            self.dropped += 1

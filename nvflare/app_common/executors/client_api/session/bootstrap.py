@@ -14,17 +14,17 @@
 
 """What the trainer's Client API is told when it starts, and the file that carries it to another process."""
 
-import os
 from pathlib import Path
-from typing import Tuple
+from typing import Tuple, Type
 
 from nvflare.apis.fl_constant import FLMetaKey
 from nvflare.apis.fl_context import FLContext
+from nvflare.app_common.executors.client_api.arguments import ExecutionMode
 from nvflare.app_common.executors.client_api.arrays.cells import cellnet_args
 from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext, TrainerError
 from nvflare.app_common.executors.client_api.formats.job_formats import job_formats
 from nvflare.app_common.executors.client_api.formats.log_lines import site_levels
-from nvflare.app_common.executors.client_api.session.channel import CHANNEL
+from nvflare.app_common.executors.client_api.session.channel import CHANNEL, Channel
 from nvflare.app_common.executors.client_api.session.handshake import new_session_keys
 from nvflare.app_common.executors.client_api.session.private_files import create_private, remove_orphans
 from nvflare.app_common.executors.client_api.session.rendezvous import RANKS_FILES, RENDEZVOUS_FILE
@@ -68,67 +68,57 @@ def client_config(context: ClientAPIBackendContext, fl_ctx: FLContext, carries_t
 
 
 def cell_session(
-    context: ClientAPIBackendContext, config: dict, fl_ctx: FLContext, makes_tensors: bool, is_attached: bool = False
+    context: ClientAPIBackendContext, config: dict, fl_ctx: FLContext, makes_tensors: bool
 ) -> Tuple[TrainerPipe, dict]:
-    """Makes the pipe of a new session, over a cell.
+    """Makes the pipe of a new session, over a cell; see new_session. The trainer's part has the site's credentials.
 
     Args:
         context: the backend's.
         config: from client_config().
         fl_ctx: the context.
         makes_tensors: of what the trainer sends as tensors.
-        is_attached: whether somebody else owns the trainer.
-
-    Returns:
-        The CJ's end, and what a trainer in another process needs to join: the site's credentials and the pipe.
     """
     cellnet = cellnet_args(fl_ctx)
-    pipe_args = {
-        # See TrainerPipe for the name.
-        "workspace": cellnet.pop("workspace_dir"),
-        **cellnet,
-        **session_args(context),
-        "is_attached": is_attached,
-    }
-    content = with_pipe(config, TrainerPipe, pipe_args)
+    cellnet["workspace"] = cellnet.pop("workspace_dir")  # see TrainerPipe for the name
+    pipe, content = new_session(context, config, TrainerPipe, cellnet, cellnet)
     update_export_props(content, fl_ctx)
-    pipe = TrainerPipe(mode=Mode.PASSIVE.value, **pipe_args)
     pipe.exchange.makes_tensors = makes_tensors
     return pipe, content
 
 
-def session_args(context: ClientAPIBackendContext) -> dict:
-    """Returns what both ends of a new session's channel have in common, whatever carries it."""
-    return {
-        "heartbeat_interval": context.heartbeat_interval,
-        "heartbeat_timeout": context.heartbeat_timeout,
-        **new_session_keys(),
-    }
-
-
-def with_pipe(config: dict, pipe_class: type, arguments: dict) -> dict:
-    """Returns the trainer's configuration with its end of the pipe.
+def new_session(
+    context: ClientAPIBackendContext, config: dict, pipe_class: Type[Channel], own: dict, peers: dict
+) -> Tuple[Channel, dict]:
+    """Makes the pipe of a new session.
 
     Args:
+        context: the backend's.
         config: from client_config().
         pipe_class: of both ends.
-        arguments: of the pipe, the mode excepted.
+        own, peers: arguments of the CJ's end and of the trainer's, beside those that all channels have.
+
+    Returns:
+        The CJ's end, and what a trainer in another process needs to join.
     """
-    path = f"{pipe_class.__module__}.{pipe_class.__name__}"
+    common = {
+        "heartbeat_interval": context.heartbeat_interval,
+        "heartbeat_timeout": context.heartbeat_timeout,
+        "is_attached": context.execution_mode == ExecutionMode.ATTACH,
+        **new_session_keys(),
+    }
+    trainers = {
+        "end_class": f"{pipe_class.__module__}.{pipe_class.__name__}",
+        "log_levels": site_levels(),
+        "mode": Mode.ACTIVE.value,
+        **peers,
+        **common,
+    }
     exchange = {
         **config[ConfigKey.TASK_EXCHANGE],
         ConfigKey.PIPE_CHANNEL_NAME: CHANNEL,
-        ConfigKey.PIPE: {
-            ConfigKey.CLASS_NAME: TRAINER_END,
-            ConfigKey.ARG: {
-                "end_class": path,
-                "log_levels": site_levels(),
-                "mode": Mode.ACTIVE.value,
-                **arguments,
-            },
-        },
+        ConfigKey.PIPE: {ConfigKey.CLASS_NAME: TRAINER_END, ConfigKey.ARG: trainers},
     }
-    return {**config, ConfigKey.TASK_EXCHANGE: exchange}
+    return pipe_class(mode=Mode.PASSIVE.value, **own, **common), {**config, ConfigKey.TASK_EXCHANGE: exchange}
 
 
 def write_bootstrap(path: str, content: dict) -> None:
@@ -138,7 +128,7 @@ def write_bootstrap(path: str, content: dict) -> None:
         TrainerError: the file cannot be written; names it and says why.
     """
     try:
-        os.close(create_private(path, content))
+        create_private(path, content).close()
     except OSError as e:
         raise TrainerError(f"the trainer's bootstrap file {path} cannot be written: {e.strerror}") from e
 

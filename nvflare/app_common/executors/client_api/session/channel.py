@@ -29,14 +29,14 @@ import queue
 import threading
 import time
 from abc import abstractmethod
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Optional
 
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.arrays.memory import NotOnThisHost
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
+from nvflare.app_common.executors.client_api.session import limits
 from nvflare.app_common.executors.client_api.session.handshake import Handshake, HandshakeError, Strangers, pack, unpack
-from nvflare.app_common.executors.client_api.session.limits import HANDSHAKE_TIMEOUT, RETRY_PAUSE
-from nvflare.app_common.executors.client_api.session.seals import Payload, SealBroken, SealedChannel, SessionKey
+from nvflare.app_common.executors.client_api.session.seals import Payload, SealBroken, Seals
 from nvflare.app_common.executors.client_api.waiting import AnySignal, WaitableSignal
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.log_utils import get_obj_logger
@@ -44,12 +44,11 @@ from nvflare.fuel.utils.pipe.pipe import Message, Pipe, Topic
 from nvflare.security.logging import secure_format_exception
 
 CHANNEL = "client_api"
-# Topics beside those of nvflare's pipes.
+# Topics beside nvflare's.
 HELLO, TASK, METRICS, PIECE = "HELLO", "TASK", "METRICS", "PIECE"
 # By these the other end ends the session.
 ENDS = {Topic.END, Topic.ABORT, Topic.PEER_GONE}
-
-# How an answer begins that says that memory cannot be opened there; what follows is why.
+# How an answer begins that says why memory cannot be opened there.
 NOT_ON_THIS_HOST = "not on this host: "
 
 
@@ -82,6 +81,8 @@ NO_ANSWER = Answer(b"", None)
 class Channel(Pipe):
     # Seconds until a letter is sent again; None: what carries it tells whether it has arrived.
     ack_timeout: Optional[float] = None
+    # How large arrays are handed over.
+    way = "inside of messages"
 
     def __init__(
         self,
@@ -116,26 +117,16 @@ class Channel(Pipe):
         self.on_lost: Callable[[str], None] = lambda cause: None
         self.find_death: Callable[[float], str] = self._find_timeout  # seconds of silence -> why it is dead, or ""
         self.gone = WaitableSignal()  # the peer is gone: no send waits for it any more, nothing of it is taken
-        self.peer = ""  # name of the other end, once it is known
+        self.name = self.peer = ""  # of this end, and of the other one once it is known
         self.last_heard = 0.0  # on the monotonic clock; nvflare's `last_peer_active_time` is on the wall clock
         self.strangers = Strangers(self.logger)
         # Messages are taken one by one; metrics, and the pieces of a message, beside them.
         self._taking = {topic: threading.Lock() for topic in (METRICS, PIECE, TASK)}
         self._refused = {}  # why a message was, by its seal: it may be sent again
-        self._seals: Optional[SealedChannel] = None  # once the session has its key
+        self._seals: Optional[Seals] = None  # once the session has begun
         self._next_beat = float("inf")
 
     # What the kinds of channels differ in
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """Of this end."""
-
-    @property
-    @abstractmethod
-    def way(self) -> str:
-        """How large arrays are handed over."""
 
     @abstractmethod
     def _ask(self, letter: Letter, timeout: Optional[float], stop: Signal) -> Answer:
@@ -159,10 +150,10 @@ class Channel(Pipe):
         """Returns the handshake between the CJ and a trainer at an end of this name."""
         return Handshake(self.secret, self.challenge, self.peer if self._is_trainer else self.name, trainer)
 
-    def bind(self, peer: str, key: SessionKey) -> None:
+    def bind(self, peer: str, seals: Seals) -> None:
         """Has this end take messages of this session only, and send them to the end of this name."""
         self.peer = peer
-        self._seals = key.channel("messages", self._is_trainer)
+        self._seals = seals
         self._note_life()
 
     def greet(self) -> None:
@@ -173,18 +164,14 @@ class Channel(Pipe):
         """
         handshake = self.handshake_with(self.name)
         hello = handshake.hello()
-        self.bind(self.peer, handshake.key(hello))  # a task may overtake the answer
-        deadline = time.monotonic() + HANDSHAKE_TIMEOUT
-        answer = None
-        while answer is None:
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                raise HandshakeError(f"no answer from the job in {HANDSHAKE_TIMEOUT} s")
-            step = min(remaining, self.ack_timeout or remaining)
-            answer = unpack(self._ask(Letter(HELLO, "", pack(hello)), step, self.gone).content)
-            if answer is None and self.gone.wait(RETRY_PAUSE):
-                raise HandshakeError(str(self.gone.value))
-        handshake.check_answer(answer, hello)
+        self.bind(self.peer, handshake.seals(hello, is_trainer=True))  # a task may overtake the answer
+        letter = Letter(HELLO, "", pack(hello))
+        for answer in self._ask_again(letter, limits.HANDSHAKE_TIMEOUT, self.gone, self.ack_timeout):
+            words = unpack(answer.content)
+            if words is not None:
+                handshake.check_answer(words, hello)
+                return
+        raise HandshakeError(self.gone.value or f"no answer from the job in {limits.HANDSHAKE_TIMEOUT} s")
 
     @property
     def _is_trainer(self) -> bool:
@@ -209,9 +196,6 @@ class Channel(Pipe):
         """
         if self._seals is None:
             return False
-        if msg.topic == Topic.HEARTBEAT:
-            self._tell(self._sealed(msg, msg.data))
-            return True
         return self._send(msg, timeout, AnySignal(self.gone, abort_signal))
 
     def _send(self, msg: Message, timeout: Optional[float], stop: Signal) -> bool:
@@ -225,18 +209,22 @@ class Channel(Pipe):
     def _send_letter(
         self, letter: Letter, timeout: Optional[float], stop: Signal, ack_timeout: Optional[float]
     ) -> bool:
+        return any(self._is_accepted(answer, letter) for answer in self._ask_again(letter, timeout, stop, ack_timeout))
+
+    def _ask_again(
+        self, letter: Letter, timeout: Optional[float], stop: Signal, ack_timeout: Optional[float]
+    ) -> Iterator[Answer]:
+        """Sends a letter, again each time that this goes on, and gives what is answered, until the time is up."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not stop.triggered:
             started = time.monotonic()
-            limits = [ack_timeout, None if deadline is None else deadline - started]
-            step = min((limit for limit in limits if limit is not None), default=None)
+            steps = [ack_timeout, None if deadline is None else deadline - started]
+            step = min((step for step in steps if step is not None), default=None)
             if step is not None and step <= 0:
-                break
-            if self._is_accepted(self._ask(letter, step, stop), letter):
-                return True
-            if time.monotonic() - started < RETRY_PAUSE:
-                self.gone.wait(RETRY_PAUSE)
-        return False
+                return
+            yield self._ask(letter, step, stop)
+            if time.monotonic() - started < limits.RETRY_PAUSE:
+                self.gone.wait(limits.RETRY_PAUSE)
 
     def _is_accepted(self, answer: Answer, letter: Letter) -> bool:
         try:
@@ -316,7 +304,8 @@ class Channel(Pipe):
         if late < 0:
             return -late
         self._next_beat = now + self.heartbeat_interval
-        self.send(Message.new_request(Topic.HEARTBEAT, ""))
+        if self._seals:
+            self._tell(self._sealed(Message.new_request(Topic.HEARTBEAT, ""), ""))
         if late > self.heartbeat_interval:
             # This thread woke much later than it asked for: the whole process stood still (a C call that held the GIL,
             # or SIGSTOP), its network threads with it, and the silence in that time says nothing about the peer.
@@ -342,6 +331,12 @@ class Channel(Pipe):
     def _lose(self, cause: str) -> None:
         self.on_lost(cause)
         self.gone.trigger(cause)
+
+    @staticmethod
+    def _join(threads: Iterable[threading.Thread], timeout: float) -> None:
+        for thread in threads:
+            if thread.is_alive() and thread is not threading.current_thread():
+                thread.join(timeout)
 
     def _note_life(self) -> None:
         self.last_heard = time.monotonic()

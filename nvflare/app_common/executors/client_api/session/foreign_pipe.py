@@ -25,24 +25,17 @@ cannot be woken. The reader never sends, or two readers would wait for each othe
 import json
 import threading
 from collections import deque
-from typing import Any, List, Optional, Tuple
+from typing import Any, Optional, Tuple
 
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext
-from nvflare.app_common.executors.client_api.session.bootstrap import session_args, with_pipe
+from nvflare.app_common.executors.client_api.session import limits
+from nvflare.app_common.executors.client_api.session.bootstrap import new_session
 from nvflare.app_common.executors.client_api.session.channel import CHANNEL, NO_ANSWER, Answer, Channel, Letter
-from nvflare.app_common.executors.client_api.session.limits import (
-    CLOSE_TIMEOUT,
-    DRAIN_TIMEOUT,
-    FILE_INTERVAL,
-    READ_SLICE,
-    RETRY_PAUSE,
-)
 from nvflare.app_common.executors.client_api.waiting import TaskAborted, wait_until
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.attributes_exportable import ExportMode
 from nvflare.fuel.utils.class_loader import load_class
-from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.pipe.file_pipe import FilePipe
 from nvflare.fuel.utils.pipe.pipe import Message, Pipe, Topic
 
@@ -61,9 +54,8 @@ def foreign_session(context: ClientAPIBackendContext, config: dict, component: P
     Returns:
         The CJ's end, and what a trainer needs to join: no credentials of the site are in it.
     """
-    common = session_args(context)
     own, peers = (_describe(component, mode) for mode in (ExportMode.SELF, ExportMode.PEER))
-    return ForeignPipe(Mode.PASSIVE.value, **own, **common), with_pipe(config, ForeignPipe, {**peers, **common})
+    return new_session(context, config, ForeignPipe, own, peers)
 
 
 def _describe(component: Pipe, export_mode: str) -> dict:
@@ -85,8 +77,8 @@ class ForeignPipe(Channel):
             token: the session's random token.
             of_session: see Channel.
         """
-        super().__init__(mode=mode, is_attached=True, **of_session)
-        self.peer = self._name = f"{CHANNEL}_{token}"  # both ends have one name
+        super().__init__(mode=mode, **of_session)
+        self.name = self.peer = f"{CHANNEL}_{token}"  # both ends have one name
         self._pipe: Pipe = load_class(pipe_class)(**pipe_args)
         self._changed = threading.Condition()  # guards what follows
         self._outbox = deque()  # messages of the pipe, each with the seconds in which it must have been read, or None
@@ -96,13 +88,9 @@ class ForeignPipe(Channel):
             threading.Thread(target=self._run, args=(self._send_all,), name="client_api_sender", daemon=True),
         ]
 
-    @property
-    def name(self) -> str:
-        return self._name
-
     def open(self, name: str = "") -> None:
         """Opens the pipe under the session's name."""
-        self._pipe.open(self._name)
+        self._pipe.open(self.name)
         for thread in self._threads:
             thread.start()
 
@@ -113,9 +101,9 @@ class ForeignPipe(Channel):
             threads, self._threads = self._threads, []
             self._changed.notify_all()
         if threads:
-            _join(threads, DRAIN_TIMEOUT)
+            self._join(threads, limits.DRAIN_TIMEOUT)
             self._pipe.close()
-            _join(threads, CLOSE_TIMEOUT)
+            self._join(threads, limits.CLOSE_TIMEOUT)
 
     def clear(self) -> None:
         self._pipe.clear()
@@ -160,12 +148,12 @@ class ForeignPipe(Channel):
 
     def _read_all(self) -> None:
         while not self.gone.triggered:
-            msg = self._read(min(READ_SLICE, self._keep_alive()))
+            msg = self._read(min(limits.READ_SLICE, self._keep_alive()))
             if msg and msg.topic == _ANSWER:
                 self._note_answer(msg.req_id, _answer_in(msg))
             elif msg and msg.topic == _LETTER:
                 letter = _letter_in(msg)
-                answer = self._answer_to(letter, self._name)
+                answer = self._answer_to(letter, self.name)
                 if answer and letter.topic != Topic.HEARTBEAT:
                     self._put_in_line(Message.new_reply(_ANSWER, list(answer), msg.msg_id))
 
@@ -180,7 +168,7 @@ class ForeignPipe(Channel):
             while not self._pipe.send(msg, timeout):
                 if timeout is not None:
                     self._note_answer(msg.msg_id, NO_ANSWER)
-                if timeout is not None or self.gone.wait(RETRY_PAUSE):
+                if timeout is not None or self.gone.wait(limits.RETRY_PAUSE):
                     break
 
     def _read(self, timeout: float) -> Optional[Message]:
@@ -188,14 +176,8 @@ class ForeignPipe(Channel):
             return self._pipe.receive(timeout)
         msg = self._pipe.receive()  # at once; it would measure a timeout by the wall clock
         if msg is None:
-            self.gone.wait(min(timeout, FILE_INTERVAL))
+            self.gone.wait(min(timeout, limits.FILE_INTERVAL))
         return msg
-
-
-def _join(threads: List[threading.Thread], timeout: float) -> None:
-    for thread in threads:
-        if thread.is_alive() and thread is not threading.current_thread():
-            thread.join(timeout)
 
 
 def _letter_in(msg: Message) -> Letter:

@@ -34,13 +34,8 @@ from logging import Logger
 from typing import Callable, Optional
 
 import nvflare
-from nvflare.app_common.executors.client_api.session.limits import (
-    MAX_BYTES,
-    MAX_TEXT,
-    STRANGERS_INTERVAL,
-    STRANGERS_LOGGED,
-)
-from nvflare.app_common.executors.client_api.session.seals import SessionKey
+from nvflare.app_common.executors.client_api.session import limits
+from nvflare.app_common.executors.client_api.session.seals import Seals
 
 PROTOCOL_VERSION = 3
 
@@ -62,7 +57,7 @@ def pack(words: dict) -> bytes:
 
 def unpack(data) -> Optional[dict]:
     """Returns what the other side says, as nobody in particular yet; None if that is nothing that it might say."""
-    if not isinstance(data, (bytes, bytearray, memoryview)) or len(data) > MAX_BYTES:
+    if not isinstance(data, (bytes, bytearray, memoryview)) or len(data) > limits.MAX_BYTES:
         return None
     try:
         words = json.loads(bytes(data).decode())
@@ -73,7 +68,7 @@ def unpack(data) -> Optional[dict]:
 
 def printable(text) -> str:
     """Returns a text that comes from outside in a form that is one line in a log, and not a long one."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(text)[:MAX_TEXT])
+    return "".join(letter if letter.isprintable() else "?" for letter in str(text)[: limits.MAX_TEXT])
 
 
 @dataclass(frozen=True)
@@ -101,9 +96,10 @@ class Handshake:
         """Returns why a HELLO is not acceptable, or "" if it is: made by somebody who knows the secret."""
         if hello is None or hello.get("protocol") != PROTOCOL_VERSION:
             return f"this job speaks protocol {PROTOCOL_VERSION}, the trainer does not"
-        if {name: type(value) for name, value in hello.items()} != _HELLO_TYPES:
-            return "malformed HELLO"
-        if not all(len(value) <= MAX_TEXT and value.isprintable() for value in hello.values() if type(value) is str):
+        are_short = (
+            len(value) <= limits.MAX_TEXT and value.isprintable() for value in hello.values() if type(value) is str
+        )
+        if {name: type(value) for name, value in hello.items()} != _HELLO_TYPES or not all(are_short):
             return "malformed HELLO"
         if not self._is_proof(hello["proof"], "hello", without_proof(hello)):
             return "wrong proof: the trainer does not know the session's secret, or this was said by another one"
@@ -123,9 +119,9 @@ class Handshake:
         if answer is None or not self._is_proof(answer.get("proof"), "welcome", without_proof(hello)):
             raise HandshakeError("the answer came from somebody who does not know the session's secret")
 
-    def key(self, hello: dict) -> SessionKey:
-        """Returns the key of the session that this HELLO has begun."""
-        return SessionKey(self.secret, self.challenge, hello["nonce"], self.job_end, self.trainer_end)
+    def seals(self, hello: dict, is_trainer: bool) -> Seals:
+        """Returns one end of the session that this HELLO has begun."""
+        return Seals(self.secret, self.challenge, hello["nonce"], self.job_end, self.trainer_end, is_trainer)
 
     def _proof(self, kind: str, words: dict) -> str:
         parts = json.dumps([kind, words, self.challenge, self.job_end, self.trainer_end], sort_keys=True)
@@ -156,9 +152,9 @@ class Strangers:
         with self._lock:
             self.count += 1
             now = self._clock()
-            if self.count > STRANGERS_LOGGED and now < self._next_word:
+            if self.count > limits.STRANGERS_LOGGED and now < self._next_word:
                 return
             untold, self._told = self.count - self._told - 1, self.count
-            self._next_word = now + STRANGERS_INTERVAL
+            self._next_word = now + limits.STRANGERS_INTERVAL
         others = f" (and {untold} others since the last line)" if untold else ""
         self._logger.warning(f"refused {printable(what)}{others}")

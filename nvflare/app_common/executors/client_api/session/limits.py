@@ -45,9 +45,8 @@ DRAIN_TIMEOUT = 0.5
 # In which a thread that was told to end must have done so; it is left alone then.
 CLOSE_TIMEOUT = 1.0
 
-# Log records in one message. So long a result waits for those before it, and the end of a script for the last ones.
+# Log records in one message.
 RECORDS_BATCH = 500
-RECORDS_FLUSH_TIMEOUT = 30.0
 
 # Messages may overtake each other, and be sent again, among so many.
 WINDOW = 1 << 16

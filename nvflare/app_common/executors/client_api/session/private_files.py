@@ -14,7 +14,7 @@
 
 """Files between a job and its trainers: written, read and replaced by this user alone, and found if their job has died.
 
-What is read is the descriptor that was checked. Nobody else can put another file in its place before `flare.init()`
+What is read is the open file that was checked. Nobody else can put another file in its place before `flare.init()`
 reads it by its path, because no folder above it is one that others can write. Each file names the process that owns it,
 in its content, and while it is being written in its name, so that what a killed job has left is told from the rest.
 """
@@ -28,10 +28,10 @@ import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Iterable, List
+from typing import IO, Iterable, List, Tuple
 
 from nvflare.app_common.executors.client_api.job_owner import Owner, read_line
-from nvflare.app_common.executors.client_api.session.limits import MAX_FILE_BYTES
+from nvflare.app_common.executors.client_api.session import limits
 
 # What a file is named while it is being written; random letters and the owner follow.
 TEMP_PREFIX = ".client_api_"
@@ -39,20 +39,11 @@ TEMP_PREFIX = ".client_api_"
 _OWNER = "job_owner"
 
 
-class FileRefused(Exception):
+class FileRefused(ValueError):
     """A file is there, but must not be used; the text names it and says why."""
 
 
-def owner_of(content: dict) -> Owner:
-    """Returns the process that owns a file.
-
-    Raises:
-        ValueError: the file does not tell.
-    """
-    return Owner.parse(content.get(_OWNER) if isinstance(content, dict) else None)
-
-
-def create_private(path: str, content: dict) -> int:
+def create_private(path: str, content: dict) -> IO:
     """Writes a file, as JSON, that only its owner can read; it is there at once and whole, or not at all.
 
     Args:
@@ -60,25 +51,25 @@ def create_private(path: str, content: dict) -> int:
         content: this process becomes its owner, unless it has one.
 
     Returns:
-        A descriptor of the file, which is locked until that is closed.
+        The open file, which is locked until it is closed.
 
     Raises:
         OSError: it cannot be written; nothing is left of it.
     """
     owner = Owner.here()
     temp_path = os.path.join(os.path.dirname(path), f"{TEMP_PREFIX}{secrets.token_hex(4)}_{owner}")
-    fd = os.open(temp_path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)  # before it has any content
+    file = open(temp_path, "x", opener=lambda name, flags: os.open(name, flags, 0o600))  # before it has any content
     try:
         with suppress(OSError):  # a file system without locks
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with open(fd, "w", closefd=False) as f:
-            json.dump({_OWNER: str(owner), **content}, f)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        json.dump({_OWNER: str(owner), **content}, file)
+        file.flush()
         os.replace(temp_path, path)
     except BaseException:  # also KeyboardInterrupt
-        os.close(fd)
         remove(temp_path)
+        file.close()
         raise
-    return fd
+    return file
 
 
 def remove(path: str) -> None:
@@ -87,7 +78,7 @@ def remove(path: str) -> None:
         os.remove(path)
 
 
-def open_private(path: Path, flags: int = os.O_RDONLY) -> int:
+def open_private(path: Path) -> IO:
     """Opens a file that only this user can read or write, in a folder in which nobody else can put another one.
 
     Raises:
@@ -98,34 +89,35 @@ def open_private(path: Path, flags: int = os.O_RDONLY) -> int:
     if fault:
         raise FileRefused(f"{path} is refused: {fault}")
     try:
-        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+        # Writable, because NFS makes of a lock on the file one on its bytes, and wants that for it.
+        file = open(path, "r+b", buffering=0, opener=_open_no_link)
     except FileNotFoundError:
         raise
     except OSError as e:
         reason = "it is a symbolic link" if path.is_symlink() else e.strerror
         raise FileRefused(f"{path} is refused: {reason}") from None
-    fault = _find_fault(os.fstat(fd))
+    fault = _find_fault(os.fstat(file.fileno()))
     if fault:
-        os.close(fd)
+        file.close()
         raise FileRefused(f"{path} is refused: {fault}")
-    return fd
+    return file
 
 
-def read_json(fd: int) -> dict:
-    """Returns the content of a file.
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def read_private(file: IO) -> Tuple[dict, Owner]:
+    """Returns the content of a file, and its owner.
 
     Raises:
         ValueError: it is malformed.
     """
-    with open(fd, "rb", closefd=False) as f:
-        data = f.read(MAX_FILE_BYTES + 1)
     try:
-        content = json.loads(data) if len(data) <= MAX_FILE_BYTES else None
-    except RecursionError:
-        content = None
-    if not isinstance(content, dict):
-        raise ValueError("it is no JSON object")
-    return content
+        content = json.loads(file.readall())
+        return content, Owner.parse(content[_OWNER])
+    except (KeyError, TypeError, RecursionError):
+        raise ValueError("it is no JSON object, or names no owner") from None
 
 
 def remove_orphans(folders: Iterable[Path], names: Iterable[str]) -> List[Path]:
@@ -139,7 +131,7 @@ def remove_orphans(folders: Iterable[Path], names: Iterable[str]) -> List[Path]:
     for folder in folders:
         for pattern in (*names, TEMP_PREFIX + "*"):
             for path in folder.glob(pattern):
-                with suppress(OSError, ValueError, FileRefused):  # another's, or removed just now
+                with suppress(OSError, ValueError):  # another's, or removed just now
                     if _read_owner(path).is_gone:
                         path.unlink()
                         removed.append(path)
@@ -149,11 +141,8 @@ def remove_orphans(folders: Iterable[Path], names: Iterable[str]) -> List[Path]:
 def _read_owner(path: Path) -> Owner:
     if path.name.startswith(TEMP_PREFIX):  # perhaps half-written
         return Owner.parse(path.name[len(TEMP_PREFIX) :].partition("_")[2])
-    fd = open_private(path)
-    try:
-        return owner_of(read_json(fd))
-    finally:
-        os.close(fd)
+    with open_private(path) as file:
+        return read_private(file)[1]
 
 
 def _find_fault(status: os.stat_result) -> str:
@@ -164,8 +153,8 @@ def _find_fault(status: os.stat_result) -> str:
         return f"it belongs to user {status.st_uid}, this is user {os.getuid()}"
     if mode != 0o600:
         return f"its mode is {mode:o} instead of 600, others may know its secret"
-    if status.st_size > MAX_FILE_BYTES:
-        return f"it has more than {MAX_FILE_BYTES} bytes"
+    if status.st_size > limits.MAX_FILE_BYTES:
+        return f"it has more than {limits.MAX_FILE_BYTES} bytes"
     return ""
 
 

@@ -28,19 +28,13 @@ import hashlib
 import os
 import re
 import socket
+from contextlib import suppress
 from pathlib import Path
-from typing import Iterable, Iterator, List, Optional
+from typing import IO, Iterable, Iterator, List, Optional
 
 from nvflare.apis.fl_constant import FLMetaKey
-from nvflare.app_common.executors.client_api.session.limits import MAX_DEPTH
-from nvflare.app_common.executors.client_api.session.private_files import (
-    FileRefused,
-    create_private,
-    open_private,
-    owner_of,
-    read_json,
-    remove,
-)
+from nvflare.app_common.executors.client_api.session import limits, private_files
+from nvflare.app_common.executors.client_api.session.private_files import FileRefused
 from nvflare.client.config import ConfigKey
 
 RENDEZVOUS_FILE = "client_api_rendezvous.json"
@@ -52,18 +46,6 @@ _LAUNCH_VARIABLES = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "SLURM
 _LOOPBACK = re.compile(r"localhost$|127\.|::1$")
 
 _APP_PREFIX = "app_"
-
-
-class RendezvousRefused(Exception):
-    """A rendezvous is there, but must not be used; the text says why."""
-
-
-class RendezvousGone(Exception):
-    """The file was removed in between: claimed by another trainer, or the job has ended."""
-
-
-class RendezvousTaken(Exception):
-    """Another trainer of this user is claiming it right now."""
 
 
 def ranks_file() -> str:
@@ -85,13 +67,11 @@ def find_files(workspace: str, name: str, job: Optional[str] = None, site: Optio
         site: only of this site: the app's folder is named after it.
     """
     found = []
-    for app in _find_apps(Path(os.path.realpath(workspace)), MAX_DEPTH):
+    for app in _find_apps(Path(os.path.realpath(workspace)), limits.MAX_DEPTH):
         if (job is None or app.parent.name == job) and (site is None or app.name == _APP_PREFIX + site):
             path = app / "config" / name
-            try:
+            with suppress(OSError):  # there is none
                 found.append((path.lstat().st_mtime, path))
-            except OSError:
-                pass  # there is none
     return [path for _, path in sorted(found)]
 
 
@@ -120,27 +100,20 @@ def find_ranks_file(
         done: identities of files that are of no more interest.
     """
     for path in find_files(workspace, ranks_file(), job, site):
-        try:
-            fd = open_private(path)
-        except (OSError, FileRefused):
-            continue  # the job has just ended, or it is none of ours
-        try:
-            identity = identity_of(os.fstat(fd))
-            if identity not in done and _is_locked(fd) and not owner_of(read_json(fd)).is_gone:
+        # The job may have just ended, or the file be none of ours.
+        with suppress(OSError, ValueError), private_files.open_private(path) as file:
+            identity = identity_of(os.fstat(file.fileno()))
+            if identity not in done and _is_locked(file) and not private_files.read_private(file)[1].is_gone:
                 return path, identity
-        except ValueError:
-            pass
-        finally:
-            os.close(fd)
     return None
 
 
-def _is_locked(fd: int) -> bool:
+def _is_locked(file: IO) -> bool:
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:  # it is, or the file system knows no locks
         return True
-    return False  # and not by us: the descriptor is closed soon
+    return False  # and not by us: the file is closed soon
 
 
 def identity_of(status: os.stat_result) -> tuple:
@@ -155,58 +128,54 @@ class Claim:
         """Claims the rendezvous.
 
         Raises:
-            RendezvousRefused: others can read or replace it, it is malformed, or its job is gone.
-            RendezvousTaken: another trainer is claiming it.
-            RendezvousGone: it has been removed.
+            FileRefused: others can read or replace it, it is malformed, or its job is gone.
+            BlockingIOError: another trainer of this user is claiming it right now.
+            FileNotFoundError: it has been removed: claimed by another trainer, or the job has ended.
         """
         self.path = Path(os.path.realpath(path.parent), path.name)
-        self._ranks_fd: Optional[int] = None
+        self._ranks_file: Optional[IO] = None
         self._ranks_path = ""
-        try:
-            # Writable, because NFS makes of a lock on the file one on its bytes, and wants that for it.
-            self._fd = open_private(self.path, os.O_RDWR)
-        except FileNotFoundError:
-            raise RendezvousGone(f"{path} was removed") from None
-        except FileRefused as e:
-            raise RendezvousRefused(str(e)) from None
+        self._file = private_files.open_private(self.path)
         try:
             self._lock()
             self.content = self._read()
-            self.identity = identity_of(os.fstat(self._fd))
+            self.identity = identity_of(os.fstat(self._file.fileno()))
         except BaseException:  # also KeyboardInterrupt: a lock must not outlive the claim
-            os.close(self._fd)
+            self._file.close()
             raise
 
     def tell_ranks(self) -> None:
         """Has the other ranks of this launch find this job, until the claim is closed or this process ends.
 
         Raises:
-            RendezvousGone: the job has ended, and its folder is gone.
-            RendezvousRefused: the file for them cannot be written.
+            FileNotFoundError: the job has ended, and its folder is gone; the claim is closed.
+            FileRefused: the file for them cannot be written; the claim is closed.
         """
         names = (FLMetaKey.SITE_NAME, FLMetaKey.JOB_ID, ConfigKey.TASK_EXCHANGE)
         content = {name: self.content[name] for name in names if name in self.content}
         exchange = dict(content[ConfigKey.TASK_EXCHANGE])
         exchange.pop(ConfigKey.PIPE)  # with the secret
+        content[ConfigKey.TASK_EXCHANGE] = exchange
         self._ranks_path = str(self.path.with_name(ranks_file()))
         try:
-            self._ranks_fd = create_private(self._ranks_path, {**content, ConfigKey.TASK_EXCHANGE: exchange})
-        except FileNotFoundError:
-            raise RendezvousGone(f"{self.path.parent} was removed") from None
+            self._ranks_file = private_files.create_private(self._ranks_path, content)
         except OSError as e:
-            raise RendezvousRefused(f"{self._ranks_path} cannot be written: {e.strerror}") from None
+            self.close()
+            if isinstance(e, FileNotFoundError):
+                raise
+            raise FileRefused(f"{self._ranks_path} cannot be written: {e.strerror}") from None
 
     def close(self) -> None:
-        if self._ranks_fd is not None:
-            remove(self._ranks_path)
+        if self._ranks_file:
+            private_files.remove(self._ranks_path)
         self.let_go()
 
     def let_go(self) -> None:
-        """Closes the descriptors of this process; in a forked child the claim stays the parent's."""
-        for fd in (self._fd, self._ranks_fd):
-            if fd is not None:
-                os.close(fd)
-        self._ranks_fd = None
+        """Closes the files in this process; in a forked child the claim stays the parent's."""
+        self._file.close()
+        if self._ranks_file:
+            self._ranks_file.close()
+            self._ranks_file = None
 
     def is_open(self) -> bool:
         """Whether the job still waits for a trainer here: it removes the file when one has joined, and at its end."""
@@ -217,22 +186,21 @@ class Claim:
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RendezvousTaken(f"{self.path}: another trainer is claiming it") from None
+            raise
         except OSError:
             pass  # a file system without locks; the job takes only one trainer anyway
-        if os.fstat(self._fd).st_nlink == 0:
-            raise RendezvousGone(f"{self.path} was removed")
+        if os.fstat(self._file.fileno()).st_nlink == 0:
+            raise FileNotFoundError(f"{self.path} was removed")
 
     def _read(self) -> dict:
         try:
-            content = read_json(self._fd)
+            content, owner = private_files.read_private(self._file)
             if not isinstance(content[ConfigKey.TASK_EXCHANGE][ConfigKey.PIPE][ConfigKey.ARG]["secret"], str):
                 raise TypeError
-            owner = owner_of(content)
         except (KeyError, TypeError, ValueError):
-            raise RendezvousRefused(f"{self.path} is refused: it is truncated or no rendezvous") from None
+            raise FileRefused(f"{self.path} is refused: it is truncated or no rendezvous") from None
         if owner.is_gone:
-            raise RendezvousRefused(f"{self.path} is refused: its job's process {owner.pid} is gone")
+            raise FileRefused(f"{self.path} is refused: its job's process {owner.pid} is gone")
         return content

@@ -39,8 +39,8 @@ from nvflare.app_common.executors.client_api.formats.result_converter import Res
 from nvflare.app_common.executors.client_api.formats.sendable import record_fields
 from nvflare.app_common.executors.client_api.owner_process import OwnerProcess
 from nvflare.app_common.executors.client_api.server.ordered_sender import OrderedSender
+from nvflare.app_common.executors.client_api.session import limits
 from nvflare.app_common.executors.client_api.session.channel import ENDS, METRICS, TASK, Channel, MessageRefused
-from nvflare.app_common.executors.client_api.session.limits import GOODBYE_TIMEOUT, RECORDS_BATCH, RECORDS_FLUSH_TIMEOUT
 from nvflare.app_common.executors.client_api.waiting import WaitableSignal
 from nvflare.client.flare_agent import RC, AgentClosed, CallStateError, Task, _TaskContext
 from nvflare.client.flare_agent_with_fl_model import FlareAgentWithFLModel
@@ -92,7 +92,7 @@ class TrainerAgent(FlareAgentWithFLModel):
         self._owner = OwnerProcess()
         self.is_job_lost = False  # the session has ended, and not because the job said so
         self._end = WaitableSignal()  # of the session; its value tells why
-        self._records = OrderedSender(self._send_records, RECORDS_BATCH)
+        self._records = OrderedSender(self._send_records, limits.RECORDS_BATCH)
         self._accepted_at = 0.0  # the current task, on the monotonic clock
 
     def start(self) -> None:
@@ -142,7 +142,7 @@ class TrainerAgent(FlareAgentWithFLModel):
         """
         if not self._owner.is_here:
             return
-        self._records.close(RECORDS_FLUSH_TIMEOUT)
+        self._records.close()
         dropped, self._records.dropped = self._records.dropped, 0  # told once
         if dropped:
             self.logger.warning(f"{dropped} log records did not reach the job")
@@ -151,7 +151,7 @@ class TrainerAgent(FlareAgentWithFLModel):
         if not self.asked_to_stop and not is_seen:
             # Without a word the job would notice only by the missing heartbeats.
             with suppress(MessageRefused):  # the job has another trainer now
-                self.pipe.send(Message.new_request(Topic.END, reason), GOODBYE_TIMEOUT)
+                self.pipe.send(Message.new_request(Topic.END, reason), limits.GOODBYE_TIMEOUT)
         self.asked_to_stop = True
         self.pipe.inbox.put(None)
         self.pipe.close()
@@ -163,18 +163,15 @@ class TrainerAgent(FlareAgentWithFLModel):
             AgentClosed: the session has ended.
             CallStateError: the task before has no result yet.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
         if self.current_task:
             raise CallStateError("application called get_task while the current task is not processed")
-        while not self.asked_to_stop:
-            remaining = None if deadline is None else deadline - time.monotonic()
-            request = self.pipe.receive(remaining)
-            if request is not None:
-                return self._accept(request)
-            if remaining is not None and remaining <= 0:
-                return None
-        self.pipe.inbox.put(None)  # for whoever else waits
-        raise AgentClosed(f"the session with the job has ended: {self._end.value}")
+        request = None if self.asked_to_stop else self.pipe.receive(timeout)
+        if request is not None:
+            return self._accept(request)
+        if self.asked_to_stop:
+            self.pipe.inbox.put(None)  # for whoever else waits
+            raise AgentClosed(f"the session with the job has ended: {self._end.value}")
+        return None
 
     def _accept(self, request: Message) -> Task:
         shareable: Shareable = request.data
@@ -198,7 +195,7 @@ class TrainerAgent(FlareAgentWithFLModel):
             self.logger.error("there is no current task to send a result for")
             return False
         trained = time.monotonic() - self._accepted_at
-        self._records.flush(RECORDS_FLUSH_TIMEOUT)
+        self._records.flush()
         reply = Message.new_reply(TASK, self.task_result_to_shareable(result, rc), task.msg_id)
         reply.data.set_header(TRAIN_SECONDS, trained)
         try:
@@ -222,5 +219,5 @@ class TrainerAgent(FlareAgentWithFLModel):
         message = Message.new_request(METRICS, batch)
         # A job that has told the end takes what is logged until it closes its end of the channel.
         return self.pipe.send(message, abort_signal=self._end) or (
-            self._end.triggered and self.pipe.send(message, GOODBYE_TIMEOUT)
+            self._end.triggered and self.pipe.send(message, limits.GOODBYE_TIMEOUT)
         )

@@ -20,14 +20,17 @@ the core cell, to which it is mere bytes, and its answer; where the arrays of a 
 arrays/exchange.py.
 """
 
+import os
 import secrets
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Optional
 
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.arrays.cells import NotConnected, connect, forget_cell
 from nvflare.app_common.executors.client_api.arrays.exchange import Exchange, Packed
+from nvflare.app_common.executors.client_api.session import limits
 from nvflare.app_common.executors.client_api.session.channel import (
     CHANNEL,
     NOT_ON_THIS_HOST,
@@ -38,15 +41,13 @@ from nvflare.app_common.executors.client_api.session.channel import (
     MessageRefused,
 )
 from nvflare.app_common.executors.client_api.session.handshake import HandshakeError
-from nvflare.app_common.executors.client_api.session.limits import ACK_TIMEOUT, CLOSE_TIMEOUT, PIECE_ACK_TIMEOUT
 from nvflare.app_common.executors.client_api.session.seals import Payload
-from nvflare.app_common.executors.client_api.session.trainer_cell import (
-    load_only_tcp_driver,
-    occupy_standard_streams,
-    use_few_threads,
-)
+from nvflare.fuel.f3 import communicator
+from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.defs import Encoding, MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import make_reply
+from nvflare.fuel.f3.comm_config import CommConfigurator
+from nvflare.fuel.f3.drivers.tcp_driver import TcpDriver
 from nvflare.fuel.f3.message import Message as CellMessage
 from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL
 from nvflare.fuel.utils import fobs
@@ -59,7 +60,7 @@ HEAD, SEAL = "client_api.head", "client_api.seal"
 
 
 class TrainerPipe(Channel, CellPipe):
-    ack_timeout = ACK_TIMEOUT
+    ack_timeout = limits.ACK_TIMEOUT
 
     def __init__(
         self, mode: str, site_name: str, token: str, root_url: str, secure_mode: bool, workspace: str, **of_session
@@ -78,20 +79,17 @@ class TrainerPipe(Channel, CellPipe):
         """
         is_trainer = mode == Mode.ACTIVE.value
         if is_trainer:
-            occupy_standard_streams()
+            _occupy_standard_streams()
         unique = f"{token}-{secrets.token_hex(4)}" if is_trainer else token
         # Mode is a string enum whose f-string differs between Python versions, so its value is passed on.
         of_pipe = {"mode": mode, "site_name": site_name, "token": unique, "root_url": root_url}
         super().__init__(**of_pipe, secure_mode=secure_mode, workspace_dir=workspace, **of_session)
+        self.name = self.cell.get_fqcn()
         if is_trainer:
             self.peer = self.peer_fqcn.replace(unique, token)
-            use_few_threads(self.cell)
+            _use_few_threads(self.cell)
         self.exchange = Exchange()
         self._pulse = threading.Thread(target=self._run, args=(self._beat,), name="client_api_pulse", daemon=True)
-
-    @property
-    def name(self) -> str:
-        return self.cell.get_fqcn()
 
     @property
     def way(self) -> str:
@@ -104,7 +102,7 @@ class TrainerPipe(Channel, CellPipe):
             HandshakeError: it cannot be connected.
         """
         if self._is_trainer:
-            load_only_tcp_driver(self.root_url)
+            _load_only_tcp_driver(self.root_url)
         try:
             connect(self.cell, partial(super().open, name))
         except NotConnected as e:
@@ -122,9 +120,8 @@ class TrainerPipe(Channel, CellPipe):
         self.gone.trigger("the pipe is closed")
         super().close()
         # nvflare has told its own thread for heartbeats to end, and does not wait for that.
-        for thread in (self._pulse, self.cell.core_cell.communicator.conn_manager.heartbeat_monitor):
-            if thread.is_alive() and thread is not threading.current_thread():
-                thread.join(CLOSE_TIMEOUT)
+        own = self.cell.core_cell.communicator.conn_manager.heartbeat_monitor
+        self._join((self._pulse, own), limits.CLOSE_TIMEOUT)
         forget_cell(self.cell)
 
     def _send(self, msg: Message, timeout: Optional[float], stop: Signal) -> bool:
@@ -133,7 +130,7 @@ class TrainerPipe(Channel, CellPipe):
                 if packed.is_in_pieces and not self._send_pieces(packed, timeout, stop):
                     return False
                 try:
-                    return self._send_letter(self._sealed(msg, packed.payload), timeout, stop, ACK_TIMEOUT)
+                    return self._send_letter(self._sealed(msg, packed.payload), timeout, stop, limits.ACK_TIMEOUT)
                 except MessageRefused as e:
                     if not str(e).startswith(NOT_ON_THIS_HOST):
                         raise
@@ -142,7 +139,7 @@ class TrainerPipe(Channel, CellPipe):
     def _send_pieces(self, packed: Packed, timeout: Optional[float], stop: Signal) -> bool:
         def send(piece: dict) -> bool:
             letter = self._sealed(Message.new_request(PIECE, None), piece)
-            return self._send_letter(letter, timeout, stop, PIECE_ACK_TIMEOUT)
+            return self._send_letter(letter, timeout, stop, limits.PIECE_ACK_TIMEOUT)
 
         return self.exchange.send_pieces(packed, send)
 
@@ -199,3 +196,32 @@ def _request(letter: Letter) -> CellMessage:
     # What a cell cannot decode it drops, and the sender would wait for nothing: so it gets mere bytes.
     headers = {HEAD: letter.head, SEAL: letter.seal, MessageHeaderKey.PAYLOAD_ENCODING: Encoding.BYTES}
     return CellMessage(headers, letter.payload)
+
+
+# The cell of a trainer is quick to start, with few threads, and no obstacle to what the script does.
+
+
+def _load_only_tcp_driver(url: str) -> None:
+    """Spares `flare.init()` the import of all of f3's drivers, which takes longer than the rest of it.
+
+    For another kind of URL, or with drivers of the user's, f3 loads all that it has, as ever.
+    """
+    is_tcp = url.partition(":")[0] in TcpDriver.supported_transports()
+    if is_tcp and not communicator.driver_mgr.drivers and not CommConfigurator().get_comm_driver_path(None):
+        communicator.driver_mgr.register(TcpDriver)
+        communicator.driver_loaded = True
+
+
+def _use_few_threads(cell: Cell) -> None:
+    """Bounds the threads that take in what arrives: f3 starts one for each frame that finds none idle, up to 100.
+
+    None of them ever waits in a trainer: a message is put in line for the script, a piece of a stream with the others.
+    """
+    cell.core_cell.communicator.conn_manager.frame_mgr_executor = ThreadPoolExecutor(limits.FRAME_THREADS, "frame_mgr")
+
+
+def _occupy_standard_streams() -> None:
+    """Has no socket of ours get the number of an output that the script has closed, and then what it prints."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)

@@ -34,8 +34,9 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.arrays.parcels import Placed, array_bytes
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
 from nvflare.app_common.executors.client_api.arrays.traffic import Traffic
-from nvflare.app_common.executors.client_api.backend_spec import TrainerError
+from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext, TrainerError
 from nvflare.app_common.executors.client_api.formats.outside_text import clip_cause, told_by_script
+from nvflare.app_common.executors.client_api.session import limits
 from nvflare.app_common.executors.client_api.session.channel import ENDS, METRICS, TASK, Channel, MessageRefused
 from nvflare.app_common.executors.client_api.session.handshake import (
     Handshake,
@@ -44,8 +45,7 @@ from nvflare.app_common.executors.client_api.session.handshake import (
     unpack,
     without_proof,
 )
-from nvflare.app_common.executors.client_api.session.limits import END_TIMEOUT
-from nvflare.app_common.executors.client_api.waiting import soonest_limit, wait_until
+from nvflare.app_common.executors.client_api.waiting import UNTIL_RESULT, UNTIL_TAKEN, soonest_limit, wait_until
 from nvflare.app_common.executors.task_exchanger import TaskExchanger
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
 
@@ -85,29 +85,23 @@ class TrainerSession(TaskExchanger):
         self,
         pipe: Channel,
         name: str,
-        task_wait_timeout: Optional[float],
-        result_wait_timeout: Optional[float],
-        on_metrics: Callable[[DXO], None],
+        context: ClientAPIBackendContext,
         find_death: Optional[Callable[[float], str]] = None,
-        on_state: Optional[Callable[[SessionState], None]] = None,
-        on_bad_proof: Optional[Callable[[], None]] = None,
+        on_change: Callable[["TrainerSession"], None] = lambda session: None,
     ):
         """Initializes a session; it is not open for a trainer before `open()`.
 
         Args:
             pipe (Channel): the CJ's end, not opened; it is the session's from now on.
             name (str): of the session, for the log.
-            task_wait_timeout (float, optional): seconds in which the trainer must have a task.
-            result_wait_timeout (float, optional): seconds, from the hand-over of the task too, to its result.
-            on_metrics (Callable): takes each log record of the trainer, in order.
+            context (ClientAPIBackendContext): the backend's: its limits count, and its executor gets the log records.
             find_death (Callable, optional): asked while the trainer is silent, with the seconds of its silence; returns
                 why it is dead, or "". Default: after the heartbeat timeout it is.
-            on_state (Callable, optional): told of each new state, on the thread that changed it; must return soon.
-            on_bad_proof (Callable, optional): told of each wrong proof; must return soon.
+            on_change (Callable, optional): told of each new state and each wrong proof, on the thread that brings it;
+                must return soon.
         """
         super().__init__(pipe_id="", heartbeat_timeout=None)
         self._name = name
-        self._limits = {"task_wait_timeout": task_wait_timeout, "result_wait_timeout": result_wait_timeout}
         self.pipe = pipe
         self.pipe.on_hello, self.pipe.on_message, self.pipe.on_lost = self._handle_hello, self._take, self.lose
         self.pipe.find_death = find_death or self.pipe.find_death
@@ -115,9 +109,9 @@ class TrainerSession(TaskExchanger):
         self.cause = ""  # why the session has ended, once it has
         self.trainer = {}  # what the trainer told of itself in its HELLO
         self.traffic = Traffic()
-        self._on_metrics = on_metrics
-        self._on_state = on_state
-        self._on_bad_proof = on_bad_proof
+        self.bad_proofs = 0
+        self._context = context
+        self._on_change = on_change
         self._changed = threading.Condition()
         self._since = time.monotonic()
         self._task: Optional[_TaskInHand] = None  # the last one
@@ -170,7 +164,7 @@ class TrainerSession(TaskExchanger):
 
     def _exchange(self, request: Message, task: _TaskInHand, abort_signal: Signal) -> Shareable:
         size, start = array_bytes(request.data), time.monotonic()
-        limit = soonest_limit(**self._limits)
+        limit = soonest_limit(self._context, UNTIL_TAKEN)
         was_sent = self._hand_over(request, limit.seconds, abort_signal)
         taken = time.monotonic()
         self.traffic.count_task(size, taken - start)
@@ -179,7 +173,7 @@ class TrainerSession(TaskExchanger):
             if not was_sent and not task.reply and not abort_signal.triggered:
                 self._raise_if_ended()
                 raise TrainerError(f"the trainer did not accept the task in {limit}")
-            limit = soonest_limit(result_wait_timeout=self._limits["result_wait_timeout"])
+            limit = soonest_limit(self._context, UNTIL_RESULT)
             in_time = wait_until(
                 self._changed, lambda: task.reply or self.has_ended, abort_signal, limit.remaining(start)
             )
@@ -215,7 +209,7 @@ class TrainerSession(TaskExchanger):
         """Tells the trainer that there is no more task: its `flare.is_running()` is then false."""
         was_joined = self.state in (SessionState.READY, SessionState.BUSY)
         if self._move(SessionState.CLOSING, reason, cause=reason) and was_joined:
-            self.pipe.send(Message.new_request(Topic.END, reason), END_TIMEOUT)
+            self.pipe.send(Message.new_request(Topic.END, reason), limits.END_TIMEOUT)
 
     def lose(self, cause: str) -> None:
         """Ends the session because its trainer is gone; what the trainer had sent before still counts."""
@@ -240,8 +234,8 @@ class TrainerSession(TaskExchanger):
     def _reject_reason(self, hello: Optional[dict], handshake: Handshake) -> str:
         fault, sender = handshake.find_fault(hello), handshake.trainer_end
         if fault:
-            if self._on_bad_proof:
-                self._on_bad_proof()
+            self.bad_proofs += 1
+            self._on_change(self)
             return fault
         claim = without_proof(hello)
         with self._changed:
@@ -253,7 +247,7 @@ class TrainerSession(TaskExchanger):
             if self.state != SessionState.WAITING:
                 return f"the session is {self.state.value}"
             self.trainer = claim
-            self.pipe.bind(sender, handshake.key(hello))
+            self.pipe.bind(sender, handshake.seals(hello, is_trainer=False))
         self._move(SessionState.READY, f"process {claim['pid']} on {claim['host']} has joined")
         return ""
 
@@ -267,7 +261,7 @@ class TrainerSession(TaskExchanger):
             if not isinstance(msg.data, list) or not all(isinstance(record, DXO) for record in msg.data):
                 raise MessageRefused(f"malformed {METRICS}")
             for record in msg.data:
-                self._on_metrics(record)
+                self._context.executor.relay_log_record(record)
         else:
             self._take_reply(msg)
 
@@ -311,6 +305,5 @@ class TrainerSession(TaskExchanger):
             elapsed, self._since = now - self._since, now
             self._changed.notify_all()
         self.logger.info(f"session {self._name}: {old.value} -> {state.value} after {elapsed:.2f} s: {why}")
-        if self._on_state:
-            self._on_state(state)
+        self._on_change(self)
         return True

@@ -53,6 +53,7 @@ def server():
 @pytest.fixture
 def relay(server):
     relay = AnalyticsRelay(server.take)
+    relay.release()
     yield relay
     server.open.set()
     relay.close()
@@ -61,14 +62,14 @@ def relay(server):
 class TestDelivery:
     def test_records_arrive_in_order(self, relay, server):
         for number in range(2000):
-            relay.submit(number)
+            relay.put(number)
         assert relay.flush()
         assert server.received == list(range(2000))
 
     def test_records_of_each_thread_arrive_in_order(self, relay, server):
         def log(name):
             for number in range(200):
-                relay.submit((name, number))
+                relay.put((name, number))
 
         loggers = [threading.Thread(target=log, args=(name,)) for name in "abc"]
         for logger in loggers:
@@ -83,16 +84,16 @@ class TestDelivery:
         before = set(threading.enumerate())
         assert relay.flush()
         assert set(threading.enumerate()) == before
-        relay.submit(1)
-        relay.submit(2)
+        relay.put(1)
+        relay.put(2)
         relay.flush()
         assert len(server.threads) == 1
         assert server.threads.isdisjoint(before)
 
-    def test_submit_does_not_wait_for_the_server(self, relay, server):
+    def test_put_does_not_wait_for_the_server(self, relay, server):
         server.open.clear()
         for number in range(100):
-            relay.submit(number)
+            relay.put(number)
         server.entered.wait()
         assert server.received == []
         server.open.set()
@@ -102,7 +103,7 @@ class TestDelivery:
     def test_record_that_cannot_be_delivered_does_not_stop_the_others(self, relay, server, caplog):
         server.refused = (3, 5)
         for number in range(8):
-            relay.submit(number)
+            relay.put(number)
         assert relay.flush()
         assert server.received == [0, 1, 2, 4, 6, 7]
         assert relay.dropped == 2
@@ -111,7 +112,7 @@ class TestDelivery:
 
 
 class TestBackPressure:
-    def test_submit_waits_while_too_many_are_pending(self, relay, server, monkeypatch):
+    def test_put_waits_while_too_many_are_pending(self, relay, server, monkeypatch):
         monkeypatch.setattr(ordered_sender, "MAX_PENDING_RECORDS", 10)
         server.open.clear()
         submitted = []
@@ -122,7 +123,7 @@ class TestBackPressure:
                 submitted.append(number)
                 if number == 10:
                     full.set()  # the tenth record is in, and the next call must wait
-                relay.submit(number)
+                relay.put(number)
 
         logger = threading.Thread(target=log)
         logger.start()
@@ -140,8 +141,8 @@ class TestBackPressure:
         monkeypatch.setattr(analytics, "CLOSE_TIMEOUT", 0.1)
         monkeypatch.setattr(analytics, "ACK_TIMEOUT", 0.1)
         server.open.clear()
-        relay.submit(0)
-        logger = threading.Thread(target=relay.submit, args=(1,))
+        relay.put(0)
+        logger = threading.Thread(target=relay.put, args=(1,))
         logger.start()
         server.entered.wait()
         relay.close()
@@ -152,7 +153,7 @@ class TestBackPressure:
 class TestFlush:
     def test_flush_waits_for_the_records_before_it(self, relay, server):
         server.open.clear()
-        relay.submit(1)
+        relay.put(1)
         flushed = []
         flusher = threading.Thread(target=lambda: flushed.append(relay.flush()))
         flusher.start()
@@ -165,22 +166,22 @@ class TestFlush:
 
     def test_flush_is_bounded(self, relay, server, caplog):
         server.open.clear()
-        relay.submit(1)
-        relay.submit(2)
+        relay.put(1)
+        relay.put(2)
         assert relay.flush(timeout=0.1) is False
         assert any("2 log records still wait" in record.getMessage() for record in caplog.records)
 
     def test_flush_hears_of_an_abort(self, relay, server):
         server.open.clear()
-        relay.submit(1)
+        relay.put(1)
         signal = Signal()
         signal.trigger(True)
-        assert relay.flush(signal) is False
+        assert relay.flush(abort_signal=signal) is False
 
     def test_flush_of_a_delivered_queue_does_not_ask_for_an_abort(self, relay):
         signal = Signal()
         signal.trigger(True)
-        assert relay.flush(signal) is True
+        assert relay.flush(abort_signal=signal) is True
 
 
 class TestPause:
@@ -188,24 +189,25 @@ class TestPause:
     def relay(self, server, monkeypatch):
         monkeypatch.setattr(analytics, "BURST_PAUSE", 3600.0)
         relay = AnalyticsRelay(server.take)
+        relay.release()
         yield relay
         relay.close()
 
     def test_first_records_wait_until_somebody_wants_them(self, relay, server):
         for number in range(3):
-            relay.submit(number)
+            relay.put(number)
         assert server.received == []
         assert relay.flush()
         assert server.received == [0, 1, 2]
 
     def test_close_wants_them(self, relay, server):
-        relay.submit(1)
+        relay.put(1)
         relay.close()
         assert server.received == [1]
 
     def test_next_burst_waits_too(self, relay, server):
         for number in range(2):
-            relay.submit(number)
+            relay.put(number)
             assert server.received == list(range(number))
             assert relay.flush()
 
@@ -213,7 +215,7 @@ class TestPause:
 class TestClose:
     def test_close_delivers_what_is_pending(self, relay, server, caplog):
         for number in range(50):
-            relay.submit(number)
+            relay.put(number)
         relay.close()
         assert server.received == list(range(50))
         assert relay.dropped == 0
@@ -224,20 +226,20 @@ class TestClose:
         monkeypatch.setattr(analytics, "ACK_TIMEOUT", 0.1)
         server.open.clear()
         for number in range(5):
-            relay.submit(number)
+            relay.put(number)
         relay.close()
         assert relay.dropped == 5
         warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
         assert any("5 log records could not be delivered" in warning for warning in warnings)
 
     def test_close_ends_the_thread(self, relay, server):
-        relay.submit(1)
+        relay.put(1)
         relay.close()
         assert not any(thread.is_alive() for thread in server.threads)
 
     def test_close_is_idempotent(self, relay, server, caplog):
         server.refused = (1,)
-        relay.submit(1)
+        relay.put(1)
         relay.close()
         relay.close()
         assert relay.dropped == 1
@@ -248,6 +250,6 @@ class TestClose:
 
     def test_record_after_close_is_counted(self, relay, server):
         relay.close()
-        relay.submit(1)
+        relay.put(1)
         assert relay.dropped == 1
         assert server.received == []

@@ -28,15 +28,14 @@ from nvflare.app_common.executors.client_api.session.handshake import (
     new_session_keys,
     unpack,
 )
-from nvflare.app_common.executors.client_api.session.private_files import remove_orphans
+from nvflare.app_common.executors.client_api.session.private_files import FileRefused, remove_orphans
 from nvflare.app_common.executors.client_api.session.rendezvous import (
     RENDEZVOUS_FILE,
     Claim,
-    RendezvousRefused,
     find_ranks_file,
     ranks_file,
 )
-from nvflare.app_common.executors.client_api.session.seals import SealBroken
+from nvflare.app_common.executors.client_api.session.seals import SealBroken, Seals
 from tests.unit_test.app_common.executors.client_api.fuzzing import (
     FUZZ_WATCHDOG,
     fuzzed,
@@ -70,9 +69,12 @@ class TestHandshake:
 
 
 class TestSeals:
-    key = TestHandshake.handshake.key(TestHandshake.hello)
-    seal = key.channel("messages", is_trainer=True).seal(b"head", b"payload")
-    answer = key.channel("messages", is_trainer=False).seal_answer(seal, b"OK")
+    @staticmethod
+    def end(is_trainer: bool) -> Seals:
+        return TestHandshake.handshake.seals(TestHandshake.hello, is_trainer)
+
+    seal = end(True).seal(b"head", b"payload")
+    answer = end(False).seal_answer(seal, b"OK")
 
     def changed(good: bytes):
         place = st.tuples(st.integers(0, len(good) - 1), st.integers(1, 255))
@@ -83,12 +85,12 @@ class TestSeals:
     @fuzzed(seal=no_seals | changed(seal), head=st.binary(max_size=10), payload=st.binary(max_size=10))
     def test_message(self, seal, head, payload):
         with pytest.raises(SealBroken):
-            self.key.channel("messages", is_trainer=False).check(seal, head, payload)
+            self.end(is_trainer=False).check(seal, head, payload)
 
     @fuzzed(answer=no_seals | changed(answer), head=st.binary(max_size=10))
     def test_answer(self, answer, head):
         with pytest.raises(SealBroken):
-            self.key.channel("messages", is_trainer=True).check_answer(answer, self.seal, head)
+            self.end(is_trainer=True).check_answer(answer, self.seal, head)
 
 
 class TestFiles:
@@ -109,7 +111,7 @@ class TestFiles:
         path = self.put(tmp_path, RENDEZVOUS_FILE, content)
         try:
             claim = Claim(path)
-        except RendezvousRefused as e:
+        except FileRefused as e:
             assert str(path) in str(e)
         else:  # what was spoiled does not matter
             claim.close()
@@ -139,7 +141,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"TASK_EXCHANGE":' * 100_000, b"\xff" * 10, b""])
     def test_hostile_rendezvous(self, tmp_path, content):
-        with pytest.raises(RendezvousRefused):
+        with pytest.raises(FileRefused):
             Claim(self.put(tmp_path, RENDEZVOUS_FILE, content))
         with open(self.put(tmp_path, ranks_file(), content)) as held:
             fcntl.flock(held, fcntl.LOCK_EX)

@@ -20,11 +20,7 @@ import logging
 import pytest
 
 from nvflare.app_common.executors.client_api.session.handshake import (
-    MAX_BYTES,
-    MAX_TEXT,
     PROTOCOL_VERSION,
-    STRANGERS_INTERVAL,
-    STRANGERS_LOGGED,
     Handshake,
     HandshakeError,
     Strangers,
@@ -32,6 +28,12 @@ from nvflare.app_common.executors.client_api.session.handshake import (
     pack,
     printable,
     unpack,
+)
+from nvflare.app_common.executors.client_api.session.limits import (
+    MAX_BYTES,
+    MAX_TEXT,
+    STRANGERS_INTERVAL,
+    STRANGERS_LOGGED,
 )
 
 SECRET = "the secret"
@@ -159,8 +161,8 @@ def test_own_proof_sent_back_is_no_answer(hello):
 
 
 def test_both_ends_derive_the_same_key_and_nobody_else_does(hello):
-    trainer = OWN.key(hello).channel("messages", is_trainer=True)
-    assert OWN.key(json.loads(pack(hello))).channel("messages", is_trainer=False).check(trainer.seal(b""), b"")
+    trainer = OWN.seals(hello, is_trainer=True)
+    assert OWN.seals(json.loads(pack(hello)), is_trainer=False).check(trainer.seal(b""), b"")
 
 
 class TestStrangers:

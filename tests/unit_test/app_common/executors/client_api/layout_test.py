@@ -34,7 +34,7 @@ BELOW = {
     "process": {"formats"},
     "script": {"formats", "arrays"},
     "session": {"formats", "arrays", "server"},
-    "migration": {"formats"},
+    "migration": {"formats", "script"},
 }
 # Whatever has nvflare has these, too; the others only in the processes of a job that uses tensors.
 ALWAYS_THERE = {"nvflare", "numpy", "yaml"}

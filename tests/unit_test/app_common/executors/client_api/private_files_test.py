@@ -29,8 +29,7 @@ from nvflare.app_common.executors.client_api.session.private_files import (
     FileRefused,
     create_private,
     open_private,
-    owner_of,
-    read_json,
+    read_private,
     remove_orphans,
 )
 
@@ -55,17 +54,16 @@ def write_and_die(path, moment: str) -> None:
 
 
 def put(path, **content) -> None:
-    os.close(create_private(str(path), content))
+    create_private(str(path), content).close()
 
 
 def test_what_is_written_is_private_and_names_its_owner(tmp_path):
     path = tmp_path / "file.json"
     put(path, secret="s")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    fd = open_private(path)
-    content = read_json(fd)
-    os.close(fd)
-    assert content["secret"] == "s" and owner_of(content) == Owner.here() and not Owner.here().is_gone
+    with open_private(path) as file:
+        content, owner = read_private(file)
+    assert content["secret"] == "s" and owner == Owner.here() and not owner.is_gone
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -112,7 +110,7 @@ def test_process_that_nobody_has_waited_for_is_gone():
 )
 def test_what_is_no_owner(text):
     with pytest.raises(ValueError):
-        owner_of({"job_owner": text})
+        Owner.parse(text)
 
 
 def test_owner_is_read_as_it_is_written():
@@ -145,12 +143,20 @@ def test_folder_whose_access_list_lets_others_write(tmp_path):
         open_private(tmp_path / "file.json")
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", "null", "[" * 100_000, json.dumps("x" * (1 << 20))])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", "null", "[" * 100_000, json.dumps("x" * 1000), json.dumps({"secret": "s"})]
+)
 def test_malformed(tmp_path, content):
     path = tmp_path / "file.json"
     path.touch(0o600)
     path.write_text(content)
-    fd = os.open(path, os.O_RDONLY)
-    with pytest.raises(ValueError):
-        read_json(fd)
-    os.close(fd)
+    with open_private(path) as file, pytest.raises(ValueError):
+        read_private(file)
+
+
+def test_ended_process_that_nobody_has_reaped_is_gone():
+    code = "from nvflare.app_common.executors.client_api.job_owner import Owner; print(Owner.here())"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        owner = Owner.parse(process.stdout.readline().strip())
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert owner.is_gone

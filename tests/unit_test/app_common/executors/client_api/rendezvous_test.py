@@ -24,12 +24,10 @@ import pytest
 
 from nvflare.app_common.executors.client_api.job_owner import Owner
 from nvflare.app_common.executors.client_api.session.bootstrap import write_bootstrap
+from nvflare.app_common.executors.client_api.session.private_files import FileRefused
 from nvflare.app_common.executors.client_api.session.rendezvous import (
     RENDEZVOUS_FILE,
     Claim,
-    RendezvousGone,
-    RendezvousRefused,
-    RendezvousTaken,
     find_files,
     find_ranks_file,
     ranks_file,
@@ -155,7 +153,7 @@ class TestClaim:
     def test_is_exclusive_and_can_be_given_up(self, tmp_path):
         path = write(tmp_path)
         first = Claim(path)
-        with pytest.raises(RendezvousTaken):
+        with pytest.raises(BlockingIOError):
             Claim(path)
         first.close()
         Claim(path).close()
@@ -168,11 +166,11 @@ class TestClaim:
         Claim(path).close()
 
     def test_removed_file(self, tmp_path):
-        with pytest.raises(RendezvousGone):
+        with pytest.raises(FileNotFoundError):
             Claim(tmp_path / RENDEZVOUS_FILE)
 
     def refuse(self, path: Path, text: str) -> None:
-        with pytest.raises(RendezvousRefused) as caught:
+        with pytest.raises(FileRefused) as caught:
             Claim(path)
         assert str(path) in str(caught.value) and text in str(caught.value)
 

@@ -18,15 +18,15 @@ import threading
 
 import pytest
 
-from nvflare.app_common.executors.client_api.session.seals import WINDOW, SealBroken, SessionKey
+from nvflare.app_common.executors.client_api.session.limits import WINDOW
+from nvflare.app_common.executors.client_api.session.seals import SealBroken, Seals
 
 PARTS = {"secret": "s", "challenge": "c", "nonce": "n", "job_end": "job", "trainer_end": "trainer"}
 HEAD, PAYLOAD = b"the head", b"the payload"
 
 
-def both_ends(name: str = "messages", **changes) -> tuple:
-    key = SessionKey(**{**PARTS, **changes})
-    return key.channel(name, is_trainer=True), key.channel(name, is_trainer=False)
+def both_ends(**changes) -> tuple:
+    return tuple(Seals(**{**PARTS, **changes}, is_trainer=is_trainer) for is_trainer in (True, False))
 
 
 @pytest.fixture
@@ -85,12 +85,6 @@ def test_another_session(ends, name):
     stranger, _ = both_ends(**{name: "another"})
     with pytest.raises(SealBroken):
         ends[1].check(stranger.seal(HEAD), HEAD)
-
-
-def test_another_channel(ends):
-    chunks, _ = both_ends("chunks")
-    with pytest.raises(SealBroken):
-        ends[1].check(chunks.seal(HEAD), HEAD)
 
 
 def test_own_message_sent_back(ends):

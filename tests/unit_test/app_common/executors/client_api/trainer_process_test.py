@@ -42,11 +42,8 @@ from nvflare.app_common.executors.client_api.process.limits import (
 from nvflare.app_common.executors.client_api.process.output_lines import OutputLines
 from nvflare.app_common.executors.client_api.process.process_guard import read_process
 from nvflare.app_common.executors.client_api.process.process_tree import (
-    CommandNotExecutableError,
-    CommandNotFoundError,
     ProcessStatus,
     TrainerLaunchError,
-    WorkingDirectoryError,
     describe_exit,
 )
 from nvflare.app_common.executors.client_api.process.trainer_process import TrainerProcess, split_command
@@ -99,7 +96,8 @@ class Trainer(TrainerProcess):
     def __init__(self, job):
         self.lines, self.exits = queue.Queue(), queue.Queue()
         self.new_context = job.engine.new_context
-        super().__init__("", stop_grace_period=LIMIT, on_exit=self.exits.put)
+        super().__init__("", stop_grace_period=LIMIT)
+        self.on_exit = self.exits.put
         handler = logging.handlers.QueueHandler(self.lines)
         self.logger = logging.Logger(type(self).__name__)
         self.logger.addHandler(handler)
@@ -157,7 +155,7 @@ class TestNaturalEnd:
     )
     def test_exit_is_told_with_its_cause(self, trainer, action, text, code):
         trainer.run("say=last words", action)
-        assert trainer.await_exit() == text == trainer.tree.exit_text()
+        assert trainer.await_exit() == text == trainer.tree.exit_text
         assert trainer.tree.returncode == code
         assert trainer.tree.output.tail().startswith("last words")
         assert trainer.tree.wait_exit(LIMIT) and trainer.tree.status is ProcessStatus.EXITED
@@ -180,7 +178,7 @@ class TestNaturalEnd:
         trainer.await_line("ready")
         assert not trainer.tree.wait_exit(0.2)
         trainer.stop(0.0)
-        assert trainer.tree.exit_text() == "killed by SIGTERM"
+        assert trainer.tree.exit_text == "killed by SIGTERM"
 
     def test_relaunch_after_an_exit(self, trainer):
         for code in (3, 4):
@@ -199,7 +197,7 @@ class TestStop:
     def test_natural_exit_within_shutdown_timeout(self, trainer):
         trainer.run("say=ready", "write=bye\\n", "exit=0")
         trainer.stop(LIMIT, 0.0)
-        assert (trainer.tree.exit_text(), trainer.tree.status) == ("exit code 0", ProcessStatus.STOPPED)
+        assert (trainer.tree.exit_text, trainer.tree.status) == ("exit code 0", ProcessStatus.STOPPED)
 
     @pytest.mark.parametrize("actions", [("ignore_sigterm", "say=ready", "hang"), ("say=ready", "spin")])
     def test_sigkill_for_who_does_not_heed_sigterm(self, trainer, actions):
@@ -208,7 +206,7 @@ class TestStop:
         if "spin" in actions:
             trainer.await_line("spinning")
         trainer.stop(0.0, 0.2)
-        assert trainer.tree.exit_text() == "killed by SIGKILL"
+        assert trainer.tree.exit_text == "killed by SIGKILL"
 
     @pytest.mark.parametrize("actions", [("grandchild",), ("daemon",), ("grandchild", "daemon")])
     def test_descendants_are_ended_after_the_exit_of_the_command(self, trainer, marker, actions):
@@ -231,7 +229,7 @@ class TestStop:
         trainer.run("say=ready", "freeze", "hang")
         trainer.await_line("ready")
         trainer.stop(0.0)
-        assert trainer.tree.exit_text() == "killed by SIGTERM"
+        assert trainer.tree.exit_text == "killed by SIGTERM"
 
     def test_twice_and_before_start(self, trainer):
         trainer.stop()
@@ -280,7 +278,7 @@ class TestDeathOfAnOwner:
         trainer.await_line("ready")
         os.kill(trainer.guard_pid, signal.SIGSTOP)
         trainer.stop(0.0, 0.1)
-        assert trainer.tree.exit_text() == "killed by SIGKILL"
+        assert trainer.tree.exit_text == "killed by SIGKILL"
 
     def test_cj_killed(self, marker):
         code = (
@@ -306,10 +304,10 @@ class TestLaunchFailures:
     @pytest.mark.parametrize(
         "argv, error, text",
         [
-            (["no-such-command", "x"], CommandNotFoundError, "command not found: 'no-such-command'"),
-            (["./no/such/script.sh"], CommandNotFoundError, "command not found: './no/such/script.sh'"),
-            ([os.path.dirname(CHILD)], CommandNotExecutableError, "Is a directory"),
-            ([CHILD], CommandNotExecutableError, "Permission denied"),
+            (["no-such-command", "x"], TrainerLaunchError, "command not found: 'no-such-command'"),
+            (["./no/such/script.sh"], TrainerLaunchError, "command not found: './no/such/script.sh'"),
+            ([os.path.dirname(CHILD)], TrainerLaunchError, "Is a directory"),
+            ([CHILD], TrainerLaunchError, "Permission denied"),
             ([], ValueError, "command must not be blank"),
             (["null\0byte"], TrainerLaunchError, "null byte"),
         ],
@@ -323,14 +321,14 @@ class TestLaunchFailures:
     def test_working_directory(self, job, trainer):
         app_dir = job.custom_dir.parent
         shutil.rmtree(app_dir)
-        with pytest.raises(WorkingDirectoryError, match=f"'{app_dir}': No such file or directory"):
+        with pytest.raises(TrainerLaunchError, match=f"'{app_dir}': No such file or directory"):
             trainer.run("hang")
 
     def test_missing_interpreter(self, trainer, tmp_path):
         script = tmp_path / "train"
         script.write_text("#!/no/such/interpreter\n")
         script.chmod(0o700)
-        with pytest.raises(CommandNotFoundError, match="interpreter"):
+        with pytest.raises(TrainerLaunchError, match="interpreter"):
             trainer.launch([str(script)])
 
     def test_out_of_descriptors(self, trainer):
@@ -342,7 +340,7 @@ class TestLaunchFailures:
             trainer.run("hang")
 
     def test_a_good_start_after_a_failed_one(self, trainer):
-        with pytest.raises(CommandNotFoundError):
+        with pytest.raises(TrainerLaunchError):
             trainer.launch(["no-such-command"])
         trainer.run("exit=0")
         assert trainer.await_exit() == "exit code 0"
@@ -373,7 +371,7 @@ class TestLauncher:
         abort_signal = Signal()
         abort_signal.trigger(True)
         trainer.stop(100 * LIMIT, LIMIT, abort_signal)
-        assert trainer.tree.exit_text() == "killed by SIGTERM"
+        assert trainer.tree.exit_text == "killed by SIGTERM"
 
 
 class TestCommand:
