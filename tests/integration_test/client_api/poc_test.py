@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Whole jobs in a real federation: ClientAPIExecutor in mode external_process at sites that are processes of their own.
+"""Whole jobs in a real federation, sites being processes of their own: trainers that they launch, and such that attach.
 
 The federation is started once, each job runs once in it, and its tests look at what it left.
 """
@@ -20,12 +20,16 @@ The federation is started once, each job runs once in it, and its tests look at 
 import json
 import re
 import shutil
+import subprocess
+import sys
 import textwrap
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
+from nvflare.apis.executor import Executor
+from nvflare.app_common.executors.attach_executor import AttachExecutor
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.app_common.np.np_model_persistor import NPModelPersistor
 from nvflare.app_common.workflows.fedavg import FedAvg
@@ -96,11 +100,25 @@ RUN = """
     echo "the shell got $# arguments"
     python3 -u custom/train.py "$@"
 """
+ATTACH = "nvflare.app_common.executors.client_api.attach"
+ALLOWED = f"{AttachExecutor.__module__}.{AttachExecutor.__name__}"
+ATTACHED_ROUNDS = 2
+WAIT = 90  # seconds, of a trainer for a job and of a job for a trainer
+# Adds 1 to the model in every round; nobody sends it to the sites.
+ATTACHED_TRAIN = """
+    import nvflare.client as flare
+
+    flare.init()
+    while flare.is_running():
+        model = flare.receive()
+        flare.send(flare.FLModel(params={"numpy_key": model.params["numpy_key"] + 1}, metrics={"sum": 1.0}))
+    print("at the end")
+"""
 
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory):
-    with PocFederation(tmp_path_factory.mktemp("federation")) as federation:
+    with PocFederation(tmp_path_factory.mktemp("federation"), allowed=[ALLOWED]) as federation:
         yield federation
 
 
@@ -325,3 +343,63 @@ class TestAbortedJob:
     @pytest.mark.parametrize("site", SITES)
     def test_log_is_quiet(self, aborted, site):
         assert unexpected(aborted.log(site)) == []
+
+
+def make_codeless_job(name: str, executor: Executor) -> FedJob:
+    job = FedJob(name=name, min_clients=len(SITES))
+    job.to_server(NPModelPersistor(model=[0.0, 0.0, 0.0]), id="persistor")
+    job.to_server(FedAvg(num_clients=len(SITES), num_rounds=ATTACHED_ROUNDS, persistor_id="persistor"))
+    job.to_server(EAGER)
+    job.to_clients(executor)
+    return job
+
+
+@pytest.fixture(scope="module")
+def attached(federation, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    script = elsewhere / "train.py"
+    script.write_text(textwrap.dedent(ATTACHED_TRAIN))
+    trainers = []
+
+    def attach(poc_job, session):
+        for site in SITES:
+            command = [sys.executable, "-m", ATTACH, "--workspace", str(poc_job.site_dir(site).parent), "--site", site]
+            command += ["--wait", str(WAIT), "--", str(script)]
+            trainers.append(subprocess.Popen(command, cwd=elsewhere, stdout=subprocess.PIPE, text=True))
+
+    proof = elsewhere / "a_command_has_run"
+    command = ClientAPIExecutor("external_process", command=f"touch {proof}")
+    try:
+        executor = AttachExecutor(attach_timeout=WAIT)
+        job = federation.run(make_codeless_job("attached", executor), attach, has_code=False)
+        job.with_a_command = federation.run(make_codeless_job("with_a_command", command), has_code=False)
+        job.has_run_a_command = proof.exists()
+        job.trainer_ends = [(trainer.communicate(timeout=WAIT)[0], trainer.returncode) for trainer in trainers]
+    finally:
+        for trainer in trainers:
+            trainer.kill()
+            trainer.communicate()
+    return job
+
+
+class TestAttachedTrainers:
+    """On sites that allow AttachExecutor, and of this package's classes no other, to jobs without code."""
+
+    def test_job_that_names_a_command_is_refused(self, attached):
+        assert attached.with_a_command.status != "FINISHED:COMPLETED" and not attached.has_run_a_command
+
+    def test_model_is_trained(self, attached):
+        assert attached.status == "FINISHED:COMPLETED"
+        assert global_model(attached) == [float(ATTACHED_ROUNDS)] * 3
+
+    def test_trainers_end_well(self, attached):
+        assert [code for _, code in attached.trainer_ends] == [0, 0]
+        assert all("at the end" in output for output, _ in attached.trainer_ends)
+
+    @pytest.mark.parametrize("site", SITES)
+    def test_log_is_quiet(self, attached, site):
+        assert unexpected(attached.log(site)) == []
+
+    def test_nothing_is_left(self, attached):
+        assert attached.left_processes == []
+        assert list(attached.site_dir(SITES[0]).rglob("client_api_*.json")) == []
