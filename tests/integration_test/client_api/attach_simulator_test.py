@@ -34,7 +34,7 @@ from tests.integration_test.client_api.attach_harness import Trainer, attach_com
 from tests.integration_test.client_api.simulation import SimulatedJob, Simulation, complaints
 from tests.integration_test.client_api.simulator_parts import LogKeeper
 
-pytestmark = pytest.mark.watchdog(300)
+pytestmark = pytest.mark.watchdog(600)
 
 ROUNDS = 2
 SCALARS = 200  # logged in one task

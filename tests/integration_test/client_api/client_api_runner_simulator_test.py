@@ -30,7 +30,7 @@ from tests.integration_test.client_api.simulator_parts import EAGER
 from tests.unit_test.app_common.executors.client_api.client_api_runner_test import write_scripts
 
 
-@pytest.mark.watchdog(200)
+@pytest.mark.watchdog(400)
 def test_simulator_run(tmp_path, monkeypatch, no_process_left):
     """Two sites in two modes, in a job with nvflare's own selection of the best model and conversion of log records."""
     monkeypatch.chdir(write_scripts(tmp_path / "sources"))
@@ -47,7 +47,7 @@ def test_simulator_run(tmp_path, monkeypatch, no_process_left):
     assert np.load(model).tolist() == [4.0, 4.0]  # twice the mean of 1 and 3
 
 
-@pytest.mark.watchdog(200)
+@pytest.mark.watchdog(400)
 def test_recipe_run(tmp_path, monkeypatch, no_process_left):
     """A recipe of nvflare's own with its runner replaced."""
     monkeypatch.chdir(write_scripts(tmp_path / "sources"))

@@ -21,7 +21,7 @@ from tests.unit_test.app_common.executors.job_harness import LARGE, make_task, m
 
 pytest.importorskip("torch")
 
-pytestmark = pytest.mark.watchdog(120)
+pytestmark = pytest.mark.watchdog(300)
 
 TRAIN = """
     import sys

@@ -35,7 +35,7 @@ from tests.integration_test.client_api.simulator_parts import EAGER, LogKeeper
 
 torch = pytest.importorskip("torch")
 
-pytestmark = pytest.mark.watchdog(300)
+pytestmark = pytest.mark.watchdog(600)
 
 ROUNDS = 2
 SITES = ("site-1", "site-2", "site-3")  # in_process, external_process, attach

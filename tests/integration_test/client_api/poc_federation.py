@@ -48,10 +48,10 @@ TUNING = {"NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "5", "NVFLARE_SYNC_CLIENT_JOBS_REQ
 
 # All bounds in seconds.
 START_TIMEOUT = 120
-LOGIN_TIMEOUT = 30
+LOGIN_TIMEOUT = 60
 JOB_TIMEOUT = 300
 # From the end of a job at the server to the end of its last process at a site.
-JOB_END_TIMEOUT = 30
+JOB_END_TIMEOUT = 60
 STOP_TIMEOUT = 60
 STATUS_POLL_INTERVAL = 0.5
 

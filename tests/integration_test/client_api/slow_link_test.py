@@ -25,7 +25,7 @@ from tests.integration_test.client_api.slow_link import SlowLink
 from tests.unit_test.app_common.executors.job_harness import SITE_NAME, stop_cell
 
 pytestmark = [
-    pytest.mark.watchdog(100),
+    pytest.mark.watchdog(300),
     pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
 ]
 

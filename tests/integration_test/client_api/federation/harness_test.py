@@ -27,7 +27,7 @@ from tests.integration_test.client_api.federation.links import HOSTS, SERVER_HOS
 from tests.integration_test.client_api.federation.parts import find_parts
 from tests.integration_test.client_api.poc_federation import wait_for_end
 
-LIMIT = 30.0  # seconds
+LIMIT = 60.0  # seconds
 SILENCE = 1.0
 DELAY = 0.3
 # Connects and sends back each byte that it gets.

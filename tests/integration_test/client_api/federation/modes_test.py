@@ -85,7 +85,9 @@ class RunningJob:
         self.stage = Stage(federation.root / name)
         self._gate = self.stage.hold(SITES[0], "training", 0) if held else ""
         executors = {site: self._executor(mode) for site, mode in zip(SITES, modes)}
-        self._job = federation.submit(jobs.make_job(name, executors, ROUNDS, size, [FILTERED]))
+        job = jobs.make_job(name, executors, ROUNDS, size, [FILTERED])
+        job.to_server(EAGER)
+        self._job = federation.submit(job)
         self.job_id = self._job.job_id
         attaching = [site for site, mode in zip(SITES, modes) if mode == "attach"]
         self._attached = [federation.attach(site, jobs.TRAINER, str(self.stage.folder)) for site in attaching]

@@ -28,7 +28,7 @@ HealthCheck, st = hypothesis.HealthCheck, hypothesis.strategies
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 0))
 # For every module of such tests.
-FUZZ_WATCHDOG = pytest.mark.watchdog(3600 if EXAMPLES else 120)
+FUZZ_WATCHDOG = pytest.mark.watchdog(3600 if EXAMPLES else 300)
 
 texts = st.text(st.characters(), max_size=40)  # lone surrogates too
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts

@@ -28,7 +28,7 @@ import nvflare.client as flare
 from nvflare.apis.analytix import AnalyticsDataType
 
 # Seconds that a child may take.
-LIMIT = 30
+LIMIT = 60
 
 
 class Item:

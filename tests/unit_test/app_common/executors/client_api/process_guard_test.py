@@ -26,7 +26,7 @@ from nvflare.app_common.executors.client_api.process import process_guard
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
-LIMIT = 30.0  # seconds that a wait for an event may take
+LIMIT = 60.0  # seconds that a wait for an event may take
 IGNORES_TERM = ("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1000; done")
 
 

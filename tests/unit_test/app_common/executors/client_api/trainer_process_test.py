@@ -55,7 +55,7 @@ from tests.unit_test.app_common.executors.client_api.process_watch import (
     wait_gone,
 )
 
-LIMIT = 10.0  # seconds that a wait for an event may take
+LIMIT = 30.0  # seconds that a wait for an event may take
 CHILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "misbehaving_child.py")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
