@@ -37,8 +37,9 @@ help:  ## list the commands
 demo: $(VENV)/.wheel  ## run a federated job with two sites in nvflare's simulator (DEMO_ARGS="--rounds 3")
 	@$(RUN) examples/hello_numpy/run.py $(DEMO_ARGS)
 
+# A worker that a watchdog has ended is not replaced: pytest-xdist would wait for ever for the tests that it had.
 test: $(VENV)/.wheel  ## run all tests against the installed wheel (TEST_ARGS="-k name")
-	@$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
+	@$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0 $(TEST_ARGS)
 
 # 5 is pytest's word for: TEST_ARGS has selected none of them.
 chaos: $(VENV)/.wheel  ## kill, stop and cut a real federation in every phase; report: .chaos/report.html (SOAK_ROUNDS=500)

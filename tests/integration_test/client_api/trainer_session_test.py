@@ -193,7 +193,7 @@ def test_log_record_that_gets_past_the_check(job, site_log, log, fault):
 
 
 # Do not wait long for a job that is not there.
-IMPATIENT = "import nvflare.app_common.executors.client_api.session.channel as c; c.HANDSHAKE_TIMEOUT = 2.0"
+IMPATIENT = "from nvflare.app_common.executors.client_api.session import limits; limits.HANDSHAKE_TIMEOUT = 2.0"
 
 
 def run_stranger(config, prepare: str = "") -> str:
