@@ -18,18 +18,21 @@ JobHarness is what the client job process is to an executor: engine, contexts, w
 a test writes meet the test at gates (named pipes), which work in one process or between two, and need no sleeping.
 """
 
+import errno
 import gc
 import json
 import os
 import random
+import select
 import socket
 import textwrap
 import threading
+import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Iterator, Optional
 
 import numpy as np
 
@@ -204,25 +207,44 @@ class JobHarness:
 
 
 class Gate:
-    """A meeting point of a script and its test: who comes first waits for the other."""
+    """A meeting point of a script and its test: who comes first waits for the other, the test up to LIMIT."""
 
     def __init__(self, path: Path):
         self._path = path
         os.mkfifo(path)
 
     def wait(self) -> None:
-        self._path.read_text()
+        with self._opened(os.O_RDONLY) as reading:
+            poll = select.poll()
+            poll.register(reading, select.POLLIN)
+            assert poll.poll(LIMIT * 1000), f"no script has come to {self._path.name!r} in {LIMIT} s"
 
     def open(self) -> None:
-        self._path.write_text("")
+        limit = time.monotonic() + LIMIT
+        while True:
+            try:
+                with self._opened(os.O_WRONLY):
+                    return
+            except OSError as e:  # ENXIO: nobody reads
+                assert (
+                    e.errno == errno.ENXIO and time.monotonic() < limit
+                ), f"no script waits at {self._path.name!r}: {e}"
+                time.sleep(0.01)
+
+    @contextmanager
+    def _opened(self, flag: int) -> Iterator[int]:
+        pipe = os.open(self._path, flag | os.O_NONBLOCK)
+        try:
+            yield pipe
+        finally:
+            os.close(pipe)
 
     def unlock(self) -> None:
         """Lets everyone pass from now on: a plain file takes the place of the pipe, and who waits at that goes on."""
-        pipe = os.open(self._path, os.O_RDWR | os.O_NONBLOCK)
-        plain_file = self._path.with_suffix(".unlocked")
-        plain_file.touch()
-        plain_file.replace(self._path)
-        os.close(pipe)
+        with self._opened(os.O_RDWR):
+            plain_file = self._path.with_suffix(".unlocked")
+            plain_file.touch()
+            plain_file.replace(self._path)
 
 
 class Cellnet:

@@ -595,7 +595,7 @@ class BackendContract:
         in_task.wait()
         ending = job.in_background(job.end)
         assert_failed(running.result())
-        go_on.open()
+        go_on.unlock()  # a trainer of our own may be gone by now
         ending.result()
 
     def test_end_is_idempotent_and_events_after_it_are_harmless(self, job):
