@@ -37,6 +37,8 @@ help:  ## list the commands
 demo: $(VENV)/.wheel  ## run a federated job with two sites in nvflare's simulator (DEMO_ARGS="--rounds 3")
 	@$(RUN) examples/hello_numpy/run.py $(DEMO_ARGS)
 
+# OpenMP's idle threads would spin for the cores that all these processes share.
+test chaos: export OMP_NUM_THREADS := 1
 # A worker that a watchdog has ended is not replaced: pytest-xdist would wait for ever for the tests that it had.
 test: $(VENV)/.wheel  ## run all tests against the installed wheel (TEST_ARGS="-k name")
 	@$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0 $(TEST_ARGS)

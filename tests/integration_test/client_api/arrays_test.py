@@ -273,7 +273,7 @@ class TestAfterSend:
         round_trip(job, job_cell, size, after_task=lambda: site_log.wait_for(f"now: {fault}"))
         if launch_once:
             site_log.wait_for("-> lost")  # the next task gets a trainer that lives
-        round_trip(job, job_cell, size)
+        round_trip(job, job_cell, SMALL)
         assert job.panics == []
 
     def test_memory_is_freed_with_the_result(self, job, job_cell, site_log):
@@ -306,7 +306,7 @@ class TestAfterSendInAttach:
         doomed = trainers(fated(job), "accepted", fault)
         round_trip(job, job_cell, size, after_task=lambda: doomed.output.wait_for(f"now: {fault}"))
         trainers(fated(job))
-        round_trip(job, job_cell, size)
+        round_trip(job, job_cell, SMALL)
         assert job.panics == [] and no_memory_in_use()
 
 

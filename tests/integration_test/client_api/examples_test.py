@@ -33,7 +33,7 @@ pytestmark = pytest.mark.watchdog(LIMIT + 30)
 # name: (arguments, modules that it needs, what it says at its end)
 CASES = {
     "hello_numpy": (["--rounds", "1", "--clients", "1"], [], "results:"),
-    "hello_pt": (["--rounds", "2"], ["torch"], "accuracy of the global model"),
+    "hello_pt": (["--rounds", "2", "--clients", "1"], ["torch"], "accuracy of the global model"),
     "torchrun": (["--rounds", "1"], ["torch"], "weights [["),
     "lightning": ([], ["torch", "pytorch_lightning"], "weights [["),
     "attach": (["--rounds", "1"], [], "both jobs have ended"),

@@ -166,6 +166,16 @@ class TestHello:
         assert session.state is SessionState.READY
         do_task(session, trainer)
 
+    def test_after_wrong_proofs_have_ended_the_rendezvous(self, session, trainer):
+        assert session.withdraw("wrong proofs")
+        with pytest.raises(HandshakeError, match="the session is closed"):
+            trainer.greet()
+
+    def test_at_the_last_moment_before_wrong_proofs_end_the_rendezvous(self, session, trainer):
+        trainer.greet()
+        assert not session.withdraw("wrong proofs")
+        do_task(session, trainer)
+
 
 def recorded(session, topic: str) -> list:
     """Returns a list that gets each message that arrives at the job's end."""

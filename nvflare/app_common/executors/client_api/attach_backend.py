@@ -198,10 +198,14 @@ class AttachBackend(ClientAPIBackendSpec):
                 wait_until(self._changed, lambda: self._fault or self._is_over(self._session))
                 if self._fault:
                     return
-                session, is_renewed = self._session, self._context.allow_reconnect
-                if session.state is not SessionState.LOST:
+                session = self._session
+                is_guessed = session.withdraw("wrong proofs")
+                if not is_guessed and session.state is not SessionState.LOST:
+                    continue  # a trainer has joined at the last moment
+                is_renewed = is_guessed or self._context.allow_reconnect
+                if is_guessed:
                     self.logger.warning(f"{session.bad_proofs} wrong proofs: a new rendezvous takes the place of this")
-                    self._last_guess, is_renewed = time.monotonic(), True
+                    self._last_guess = time.monotonic()
                 if is_renewed:
                     self._session = None
                     remove(str(self._path))

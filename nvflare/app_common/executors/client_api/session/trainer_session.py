@@ -216,6 +216,10 @@ class TrainerSession(TaskExchanger):
         self._move(SessionState.LOST, "the trainer is gone", cause=cause)
         self.pipe.gone.trigger(cause)  # also if it was told to end
 
+    def withdraw(self, reason: str) -> bool:
+        """Lets no trainer join any more, and tells whether none has. The session is then still to be closed."""
+        return self._move(SessionState.CLOSED, reason, cause=reason, only_from=SessionState.WAITING)
+
     def close(self) -> None:
         """Releases the pipe and its threads. Idempotent."""
         self._move(SessionState.CLOSED, "closed", cause="the session is closed")
@@ -292,10 +296,12 @@ class TrainerSession(TaskExchanger):
         if self.has_ended:
             raise TrainerError(self.cause)
 
-    def _move(self, state: SessionState, why: str, cause: str = "") -> bool:
+    def _move(
+        self, state: SessionState, why: str, cause: str = "", only_from: Optional[SessionState] = None
+    ) -> bool:
         """Changes the state if that is an allowed move, and tells whether it was."""
         with self._changed:
-            if state not in _MOVES[self.state]:
+            if state not in _MOVES[self.state] or only_from not in (None, self.state):
                 return False
             old, self.state = self.state, state
             self.cause = self.cause or cause
