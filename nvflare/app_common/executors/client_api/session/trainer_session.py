@@ -296,9 +296,7 @@ class TrainerSession(TaskExchanger):
         if self.has_ended:
             raise TrainerError(self.cause)
 
-    def _move(
-        self, state: SessionState, why: str, cause: str = "", only_from: Optional[SessionState] = None
-    ) -> bool:
+    def _move(self, state: SessionState, why: str, cause: str = "", only_from: Optional[SessionState] = None) -> bool:
         """Changes the state if that is an allowed move, and tells whether it was."""
         with self._changed:
             if state not in _MOVES[self.state] or only_from not in (None, self.state):
