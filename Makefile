@@ -63,7 +63,7 @@ bench:  ## measure against the executors of nvflare 2.8 and 2.9, in environments
 	@$(PYTHON) bench/run.py $(BENCH_ARGS)
 
 clean:  ## remove all that these commands create
-	rm -rf .venv .venv-* .demo .demo-* .bench .chaos .pytest_cache build dist *.egg-info
+	rm -rf .venv .venv-* .demo .demo-* .bench .chaos .hypothesis .pytest_cache build dist *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # nvflare and what the tests need: again only when pyproject.toml changes.
@@ -75,7 +75,7 @@ $(VENV)/.dependencies: pyproject.toml
 	@rm -rf build *.egg-info
 	@touch "$@"
 
-# Apart, because the linters need a newer Python than the package does.
+# Apart, because only `make lint` needs them.
 $(VENV)/.linters: $(VENV)/.dependencies
 	@echo "installing the linters into $(VENV) ..."
 	@$(PIP) install "$(NVFLARE)" ".[lint]"

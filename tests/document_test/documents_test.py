@@ -19,10 +19,14 @@ import re
 
 import pytest
 
+from tests.unit_test.app_common.executors.client_api.layout_test import BELOW
 from tests.unit_test.app_common.executors.job_harness import PROJECT
 
 DESIGN = sorted((PROJECT / "docs" / "design").glob("*.md"))
-DOCUMENTS = [*DESIGN, PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", PROJECT / "docs" / "migration.md"]
+DOCUMENTS = [
+    *PROJECT.glob("*.md"),
+    *(path for name in ("docs", "examples", "bench", "tests") for path in sorted((PROJECT / name).rglob("*.md"))),
+]
 FOLDERS = [PROJECT / name for name in ("nvflare", "tests", "examples")]
 PATHS = [path for folder in FOLDERS for path in folder.rglob("*.py")]
 WORDS = {word for path in PATHS for word in re.findall(r"\w+", path.read_text())}
@@ -36,7 +40,7 @@ def told(document) -> str:
     return "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_links_lead_somewhere(document):
     links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", document.read_text())
     missing = [link for link in links if "://" not in link and not (document.parent / link).exists()]
@@ -59,6 +63,12 @@ def test_design_names_every_module_that_users_meet_and_every_room():
     package = PROJECT / "nvflare" / "app_common" / "executors" / "client_api"
     assert {path.name for path in package.glob("*.py")} - {"__init__.py"} <= set(re.findall(r"\w+\.py", text))
     assert {f"`{path.parent.name}/`" for path in package.glob("*/__init__.py")} <= set(re.findall(r"`\w+/`", text))
+
+
+def test_table_of_rooms_is_that_of_layout_test():
+    text = (PROJECT / "docs" / "design" / "client_api_execution_modes.md").read_text()
+    rows = re.findall(r"^\| `(\w+)/` \|[^|]*\|([^|]*)\|[^|]*\|$", text, re.MULTILINE)
+    assert {room: set(re.findall(r"`(\w+)`", imports)) for room, imports in rows} == BELOW
 
 
 @pytest.mark.parametrize("document", DESIGN, ids=lambda path: path.name)

@@ -14,12 +14,17 @@
 
 """What README and the guide show is what happens: their configs, their Python, their tables."""
 
+import ast
+import enum
 import inspect
 import json
 import re
+from pathlib import Path
 
 import pytest
 
+import nvflare
+import nvflare.app_common.executors.client_api as client_api
 from nvflare.app_common.executors.client_api import attach
 from nvflare.app_common.executors.client_api.arguments import ALL_EXECUTION_MODES, RULES
 from nvflare.app_common.executors.client_api.migrate import main as migrate
@@ -127,6 +132,45 @@ def test_table_of_the_arguments_of_script_runner():
     shown = {name for row in table("| argument | `ClientAPIRunner` |") for name in re.findall(r"`(\w+)[`=]", row[0])}
     theirs = [inspect.signature(runner.__init__).parameters.keys() for runner in (ScriptRunner, BaseScriptRunner)]
     assert shown == set.union(*map(set, theirs)) - {"self"}
+
+
+def texts_of(path: Path) -> list:
+    """The texts in a source; of an f-string those between its values, each by itself."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    constants = [node.value for node in nodes if isinstance(node, ast.Constant) and id(node) not in docstrings]
+    return [value for value in constants if isinstance(value, str)]
+
+
+SYMPTOMS = [re.match("`(.*?)`", row[0])[1] for row in table("| symptom in the site's log |")]
+VALUE = re.compile(r" ?\.\.\. ?|\B'|'\B|\d+(?:\.\d)?|train\.py|site-1|\w+Error|ClientAPIType")
+NVFLARE = Path(nvflare.__file__).parent
+# Ours, and those of others whose messages are in the table, too.
+SAYING = [
+    *Path(client_api.__file__).parent.rglob("*.py"),
+    Path(enum.__file__),
+    NVFLARE / "app_common" / "widgets" / "intime_model_selector.py",
+    NVFLARE / "app_common" / "widgets" / "streaming.py",
+    NVFLARE / "app_opt" / "lightning" / "api.py",
+]
+# Without " in " and the like, by which any two texts could be linked.
+TEXTS = {text for path in SAYING for text in texts_of(path) if not re.fullmatch(r"(?=.* ) ?\w{0,4} ?", text)}
+
+
+def is_made_of_texts(part: str) -> bool:
+    """Tells whether this is a piece of a text, or whole texts one behind the other, the last of which may go on."""
+    reached = {0}
+    for start in range(len(part)):
+        if start in reached:
+            reached.update(start + len(text) for text in TEXTS if part.startswith(text, start))
+            if any(text.startswith(part[start:]) for text in TEXTS):
+                return True
+    return len(part) in reached or any(part.strip() in text for text in TEXTS)
+
+
+@pytest.mark.parametrize("symptom", SYMPTOMS)
+def test_symptoms_of_troubleshooting(symptom):
+    assert [part for part in VALUE.split(symptom) if not is_made_of_texts(part)] == []
 
 
 def test_table_of_the_examples():

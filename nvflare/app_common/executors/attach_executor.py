@@ -40,19 +40,20 @@ class AttachExecutor(ClientAPIExecutor):
 
         It runs nothing: a trainer that the site's own user has started joins the job. A site's `class_allow_list` can
         name it where ClientAPIExecutor, whose other modes run what the job says, would open the site to any command.
+        All times are in seconds.
 
         Args:
-            heartbeat_interval (float): see ClientAPIExecutor, as for the others.
-            heartbeat_timeout (float): seconds of silence after which a trainer is lost.
-            task_wait_timeout (float, optional): seconds in which the trainer must accept a delivered task.
-            result_wait_timeout (float, optional): seconds in which the result of an accepted task must come.
+            heartbeat_interval (float): between two heartbeats of the session.
+            heartbeat_timeout (float): silence after which a trainer is lost.
+            task_wait_timeout (float, optional): from the delivery of a task until the trainer has it. None: no limit.
+            result_wait_timeout (float, optional): from the delivery of a task to its result. None: no limit.
             train_task_name (str): the task for which `flare.is_train()` holds.
             evaluate_task_name (str): the task for which `flare.is_evaluate()` holds.
             submit_model_task_name (str): the task for which `flare.is_submit_model()` holds.
-            train_with_evaluation (bool): the result of a train task must carry metrics.
+            train_with_evaluation (bool): tells the script that train results are to have metrics.
             memory_gc_rounds (int): collect garbage in the trainer every so many rounds; 0: never.
             cuda_empty_cache (bool): also empty the CUDA cache then.
-            attach_timeout (float, optional): seconds that a task waits for a trainer.
+            attach_timeout (float, optional): how long a task waits for a trainer. None: no limit.
             allow_reconnect (bool): whether a new trainer may take over from a lost one.
 
         Raises:

@@ -15,6 +15,7 @@
 
 import inspect
 import json
+import re
 
 import pytest
 
@@ -55,6 +56,18 @@ def test_it_is_in_mode_attach_with_what_is_given():
     assert isinstance(executor, ClientAPIExecutor)
     assert vars(executor)["_execution_mode"] == ExecutionMode.ATTACH
     assert (vars(executor)["_attach_timeout"], vars(executor)["_allow_reconnect"]) == (60.0, True)
+
+
+def told_of_arguments(executor: type) -> dict:
+    """What the docstring tells of each argument, but for the modes in which it has a meaning."""
+    lines = re.findall(r"^ +(\w+) \(.*?\): (.*)", executor.__init__.__doc__, re.MULTILINE)
+    return {name: re.sub(r"^(external_process, )?attach: ", "", text) for name, text in lines}
+
+
+def test_it_tells_of_its_arguments_what_client_api_executor_does():
+    own, base = (told_of_arguments(executor) for executor in (AttachExecutor, ClientAPIExecutor))
+    assert list(own) == OF_ATTACH
+    assert {name for name in own if own[name] != base[name]} == {"heartbeat_timeout"}  # 0 means something to others
 
 
 @pytest.mark.parametrize("name", OF_OTHERS)

@@ -462,7 +462,7 @@ class TestKnobs:
         assert capsys.readouterr().out == knob_table()
 
 
-@pytest.mark.skipif(not CORPUS.is_dir(), reason="the collection of job templates is not there")
+@pytest.mark.skipif(not CORPUS.is_dir(), reason="LEGACY_JOBS names no folder")
 @pytest.mark.parametrize("name", sorted(path.name for path in CORPUS.glob("*")) or ["none"])
 class TestCorpus:
     @pytest.fixture

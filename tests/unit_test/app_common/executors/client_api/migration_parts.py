@@ -16,17 +16,17 @@
 import copy
 import importlib.util
 import json
+import os
 from pathlib import Path
 
 import yaml
 
 from nvflare.app_common.executors.client_api.migration.knobs import FORMAT_DEFAULTS, JOB_KEYS, KNOBS, LEGACY_EXECUTORS
 from nvflare.fuel.utils.config_factory import ConfigFactory
-from tests.unit_test.app_common.executors.job_harness import PROJECT
 
 JOBS = Path(__file__).parent / "legacy_jobs"
-# Job templates of nvflare itself, where a collection of them is at hand.
-CORPUS = PROJECT.parent / "shared" / "corpus" / "legacy_jobs"
+# More legacy jobs, a folder each, such as the job templates of nvflare itself; none if it is not set.
+CORPUS = Path(os.environ.get("LEGACY_JOBS", os.devnull))
 EXECUTOR = "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor"
 FILTER = "nvflare.app_common.executors.client_api.params_filter.ParamsConverterFilter"
 LAUNCHER = "nvflare.app_common.executors.client_api_launcher_executor.ClientAPILauncherExecutor"
