@@ -43,7 +43,7 @@ from nvflare.app_common.executors.client_api.arguments import (  # noqa: F401
     ExecutionMode,
     check_arguments,
 )
-from nvflare.app_common.executors.client_api.arrays.pull import executors_of
+from nvflare.app_common.executors.client_api.arrays.onlookers import executors_of
 from nvflare.app_common.executors.client_api.backend_spec import (
     FAILURE_CAUSE_HEADER,
     ClientAPIBackendSpec,
@@ -280,11 +280,10 @@ class ClientAPIExecutor(Executor):
         """Fires the event of one log record, on the caller's thread."""
         self._fire_analytics(dxo, self._analytics_fire_fed_event, fl_ctx)
 
-    def relay_log_record(self, record: DXO) -> None:
-        """Takes one record of `flare.log` from the backend: delivered in order, and before the result of its task."""
+    def relay_log_record(self, *records: DXO, can_wait: bool = True) -> bool:
+        """Takes records of `flare.log` (see OrderedSender.put): delivered in order, and before the task's result."""
         analytics = self._analytics
-        if analytics:
-            analytics.put(record)
+        return analytics is None or analytics.put(*records, can_wait=can_wait)
 
     def _create_analytics(self, fl_ctx: FLContext) -> AnalyticsRelay:
         audience = find_audience(fl_ctx.get_engine())

@@ -27,8 +27,8 @@ import pytest
 from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.attach import ExitCode
-from nvflare.app_common.executors.client_api.session.channel import HELLO
 from nvflare.app_common.executors.client_api.session.handshake import PROTOCOL_VERSION, HandshakeError, pack, unpack
+from nvflare.app_common.executors.client_api.session.letters import HELLO
 from nvflare.app_common.executors.client_api.session.trainer_agent import trainer_end
 from nvflare.app_common.executors.client_api.session.trainer_pipe import TrainerPipe
 from nvflare.fuel.f3.message import Message

@@ -17,6 +17,7 @@
 import queue
 import threading
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,9 +25,11 @@ from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.backend_spec import TrainerError
-from nvflare.app_common.executors.client_api.session.channel import METRICS, TASK, Channel, MessageRefused
+from nvflare.app_common.executors.client_api.session.channel import Channel
 from nvflare.app_common.executors.client_api.session.foreign_pipe import ForeignPipe
 from nvflare.app_common.executors.client_api.session.handshake import HandshakeError, new_session_keys
+from nvflare.app_common.executors.client_api.session.letters import METRICS, TASK, MessageRefused
+from nvflare.app_common.executors.client_api.session.trainer_agent import TrainerAgent
 from nvflare.app_common.executors.client_api.session.trainer_pipe import TrainerPipe
 from nvflare.app_common.executors.client_api.session.trainer_session import SessionState, TrainerSession
 from nvflare.fuel.utils.constants import Mode
@@ -60,8 +63,15 @@ def records():
 
 
 @pytest.fixture
-def session(make, records):
-    session = TrainerSession(make(Mode.PASSIVE), "of the contract", context_of(records.append))
+def on_record(records):
+    """What the job does with a record; a test may change it."""
+    return SimpleNamespace(call=records.append)
+
+
+@pytest.fixture
+def session(make, on_record):
+    context = context_of(lambda record: on_record.call(record))
+    session = TrainerSession(make(Mode.PASSIVE), "of the contract", context)
     session.pipe.heartbeat_timeout = 0  # what a test does not ask about does not end it
     session.open()
     yield session
@@ -108,13 +118,17 @@ def execute(session):
         thread.join(LIMIT)
 
 
+def record_of(number: int) -> DXO:
+    return DXO(DataKind.ANALYTIC, {"number": number})
+
+
 def test_task_its_records_and_its_result(session, join, execute, records):
     trainer = join()
     outcome = execute()
     request = trainer.receive(LIMIT)
     assert request.topic == TASK and request.data["number"] == 7
     for number in range(3):
-        assert trainer.send(Message.new_request(METRICS, [DXO(DataKind.ANALYTIC, {"number": number})]), LIMIT)
+        assert trainer.send(Message.new_request(METRICS, [record_of(number)]), LIMIT)
     assert [record.data["number"] for record in records] == [0, 1, 2]
     assert trainer.send(Message.new_reply(TASK, Shareable({"number": 8}), request.msg_id), LIMIT)
     assert outcome.get(timeout=LIMIT)["number"] == 8
@@ -127,6 +141,62 @@ def test_message_that_the_job_cannot_use_is_refused_with_the_reason(session, joi
         trainer.send(Message.new_request(METRICS, "no list of records"), LIMIT)
     assert trainer.send(Message.new_request(METRICS, []), LIMIT)
     assert session.state is SessionState.READY
+
+
+def test_message_that_fails_whoever_takes_it_is_not_taken(session, join, on_record):
+    trainer = join()
+
+    def fail(record):
+        raise RuntimeError("can't start new thread")
+
+    on_record.call = fail
+    with pytest.raises(MessageRefused, match="could not be taken: RuntimeError: can't start new thread"):
+        trainer.send(Message.new_request(METRICS, [record_of(0)]), LIMIT)
+    assert session.state is SessionState.READY
+
+
+def test_records_wait_in_the_trainer_while_the_job_has_no_room(session, make, on_record, records):
+    """Its threads do not: they have heartbeats to take, and an end."""
+    refused, has_room = threading.Semaphore(0), threading.Event()
+
+    def take(record):
+        if not has_room.is_set():
+            refused.release()
+            return False
+        records.append(record)
+
+    on_record.call = take
+    agent = TrainerAgent(make(Mode.ACTIVE))
+    agent.start()
+    for number in range(3):
+        assert agent.log(record_of(number))
+    for _ in range(2):
+        assert refused.acquire(timeout=LIMIT)
+    assert session.stats()["state"] == SessionState.READY.value
+    has_room.set()
+    agent.stop()
+    assert [record.data["number"] for record in records] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("make", ["cell"], indirect=True)  # a job's pipe has limits of its own
+def test_task_that_no_message_can_carry(session, join, execute):
+    """nvflare counts the parts of a large message, sends it, and its other end closes the connection."""
+    join()
+    session.pipe.cell.core_cell.max_msg_size = 10
+    assert "one message takes at most 10" in execute().get(timeout=LIMIT)
+    assert session.state is SessionState.READY
+
+
+def test_end_while_a_trainer_joins(session, join):
+    bind = session.pipe.bind
+
+    def end_meanwhile(*args) -> None:
+        bind(*args)
+        session.end("the job ends")
+
+    session.pipe.bind = end_meanwhile
+    with pytest.raises(HandshakeError, match="the session is closing"):
+        join()
 
 
 def test_trainer_that_does_not_know_the_secret(session, join):

@@ -39,6 +39,12 @@ from tests.unit_test.app_common.executors.job_harness import LARGE, SMALL, asser
 pytestmark = WITH_PROCESSES
 
 
+class BadlyClosing(FilePipe):
+    def close(self):
+        super().close()
+        raise OSError("not connected")
+
+
 class TestForeignPipe:
     """The job brings its own pipe: a shared folder, and no network between job and trainer."""
 
@@ -72,6 +78,21 @@ class TestForeignPipe:
         assert trainer.exit_code() == ExitCode.ENDED
         assert "at the end" in trainer.output.text()
         assert list(folder.rglob("*")) == []
+
+    def test_folder_that_the_job_had_to_make_stays_for_others(self, job, folder):
+        self.start(job, folder)
+        (folder / "of another site").mkdir()
+        job.end()
+        assert [path.name for path in folder.iterdir()] == ["of another site"]
+
+    def test_pipe_that_does_not_close_well(self, job, trainers, folder, site_log):
+        pipe = BadlyClosing(mode=Mode.PASSIVE, root_path=str(folder))
+        arguments = {**SHORT_LEASE, "heartbeat_timeout": 2.0, "allow_reconnect": True}
+        job.start(attached(**arguments), components={PIPE_COMPONENT: pipe})
+        for _ in range(2):
+            trainers(fated(job), "training", "sigkill")
+        assert_works(job)
+        site_log.wait_for("did not close well: OSError: not connected")
 
     def test_rendezvous_has_no_credentials_of_the_site(self, job, folder):
         self.start(job, folder)

@@ -20,8 +20,8 @@ from typing import Callable, Optional
 
 from nvflare.apis.dxo import DXO
 from nvflare.app_common.executors.client_api.arguments import ClientAPIBackendContext, ExecutionMode
-from nvflare.app_common.executors.client_api.session.channel import HELLO, TASK, Letter, sealed_head
 from nvflare.app_common.executors.client_api.session.handshake import Handshake, pack, unpack
+from nvflare.app_common.executors.client_api.session.letters import HELLO, TASK, Letter, sealed_head
 from nvflare.app_common.executors.client_api.session.trainer_pipe import HEAD, SEAL, TrainerPipe
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.fuel.f3.cellnet.cell import Cell
@@ -49,9 +49,12 @@ def pipe_of(federation, mode: Mode, keys: dict) -> TrainerPipe:
 
 
 def context_of(on_record: Callable[[DXO], None]) -> ClientAPIBackendContext:
-    """What a backend knows, of an executor that hands log records on and waits as long for a result as a test does."""
+    """What a backend knows, of an executor that hands log records on and waits as long for a result as a test does.
+
+    The executor has no room for a record for which False is returned.
+    """
     executor = ClientAPIExecutor(ExecutionMode.ATTACH)
-    executor.relay_log_record = on_record
+    executor.relay_log_record = lambda *records, can_wait: all([on_record(record) is not False for record in records])
     return ClientAPIBackendContext(executor, ExecutionMode.ATTACH, result_wait_timeout=LIMIT)
 
 

@@ -28,7 +28,6 @@ from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.arrays.exchange import Exchange
-from nvflare.app_common.executors.client_api.session.channel import CHANNEL, HELLO, METRICS, PIECE, TASK, MessageRefused
 from nvflare.app_common.executors.client_api.session.handshake import (
     Handshake,
     HandshakeError,
@@ -36,6 +35,7 @@ from nvflare.app_common.executors.client_api.session.handshake import (
     pack,
     unpack,
 )
+from nvflare.app_common.executors.client_api.session.letters import CHANNEL, HELLO, METRICS, PIECE, TASK, MessageRefused
 from nvflare.app_common.executors.client_api.session.trainer_pipe import HEAD, SEAL
 from nvflare.app_common.executors.client_api.session.trainer_session import SessionState, TrainerSession
 from nvflare.fuel.f3.cellnet.defs import CellChannel, Encoding, MessageHeaderKey, ReturnCode

@@ -20,8 +20,8 @@ import pytest
 
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.session.channel import HELLO, METRICS, PIECE, TASK
 from nvflare.app_common.executors.client_api.session.handshake import Handshake, new_session_keys, pack, unpack
+from nvflare.app_common.executors.client_api.session.letters import HELLO, METRICS, PIECE, TASK
 from nvflare.app_common.executors.client_api.session.trainer_session import SessionState, TrainerSession
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.message import Message as CellMessage

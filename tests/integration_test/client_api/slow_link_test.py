@@ -17,12 +17,22 @@
 import sys
 import uuid
 
+import numpy as np
 import pytest
 
+from nvflare.app_common.abstract.fl_model import FLModel
+from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from tests.integration_test.client_api.cell_harness import connected_cell
-from tests.integration_test.client_api.external_jobs import assert_works, round_trip, runner_with, start_fated, stats
+from tests.integration_test.client_api.external_jobs import (
+    assert_works,
+    round_trip,
+    runner_with,
+    start,
+    start_fated,
+    stats,
+)
 from tests.integration_test.client_api.slow_link import SlowLink
-from tests.unit_test.app_common.executors.job_harness import SITE_NAME, stop_cell
+from tests.unit_test.app_common.executors.job_harness import LIMIT, SITE_NAME, model_of, stop_cell
 
 pytestmark = [
     pytest.mark.watchdog(300),
@@ -65,4 +75,21 @@ def test_task_and_result_through_the_job(job, site_log):
 def test_task_and_result_past_the_job(job, slow_cell, site_log):
     start_fated(job, runner=runner_with(), **BEATS)
     round_trip(job, slow_cell, SIZE)
+    assert_undisturbed(job, site_log)
+
+
+def test_what_is_no_array(job, site_log):
+    """A message that takes longer than its acknowledgement is waited for at first arrives all the same, both ways."""
+    script = """
+        import nvflare.client as flare
+
+        flare.init()
+        while flare.is_running():
+            model = flare.receive()
+            flare.send(flare.FLModel(params={"w": model.params["w"] + 1}, meta={"text": model.meta["text"]}))
+    """
+    start(job, script, task_wait_timeout=LIMIT, result_wait_timeout=2 * LIMIT)
+    text = "x" * 3_000_000
+    task = FLModelUtils.to_shareable(FLModel(params={"w": np.zeros(4, np.float32)}, meta={"text": text}))
+    assert model_of(job.execute("train", task)).meta["text"] == text
     assert_undisturbed(job, site_log)

@@ -22,8 +22,8 @@ import sys
 
 import pytest
 
-from nvflare.app_common.executors.client_api.session.channel import CHANNEL, HELLO
 from nvflare.app_common.executors.client_api.session.handshake import PROTOCOL_VERSION, pack
+from nvflare.app_common.executors.client_api.session.letters import CHANNEL, HELLO
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from tests.integration_test.client_api.cell_harness import connected_cell
 from tests.integration_test.client_api.external_jobs import (

@@ -20,9 +20,7 @@ arrays: neither a filter of the job or of the site's privacy scope, nor another 
 looks at tasks. Else nvflare brings the arrays itself.
 """
 
-import builtins
-import inspect
-import re
+import threading
 import time
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -31,12 +29,13 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import nvflare.fuel.utils.app_config_utils as app_config
 from nvflare.apis.executor import Executor
-from nvflare.apis.fl_constant import ConfigVarName, FilterKey, FLContextKey
+from nvflare.apis.fl_constant import ConfigVarName
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.arrays.arrival import Frames, HeapLanding, Landing, SharedLanding, land
 from nvflare.app_common.executors.client_api.arrays.cells import NotConnected, OwnCell
 from nvflare.app_common.executors.client_api.arrays.memory import CAN_SHARE
+from nvflare.app_common.executors.client_api.arrays.onlookers import RESULTS, TASKS, nothing_else_sees
 from nvflare.app_common.executors.client_api.arrays.parcels import new_mark, placeholder, replace_leaves
 from nvflare.app_common.executors.client_api.arrays.progress import Progress
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
@@ -51,7 +50,6 @@ from nvflare.fuel.f3.streaming.stream_utils import stream_thread_pool
 from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
 from nvflare.fuel.utils.fobs.lobs import load_from_stream
 from nvflare.fuel.utils.log_utils import get_obj_logger
-from nvflare.private.privacy_manager import Scope
 from nvflare.security.logging import secure_format_exception
 
 # Seconds without a byte after which a chunk is asked for again, unless the job's config says otherwise, and how often.
@@ -101,43 +99,6 @@ class TaskArrays:
             self._pull.add_done_callback(lambda _: self._landing.close())
 
 
-# What else may see the arrays of tasks, or of results: a chain of filters, and a component that names a property.
-_TASKS = (Scope.TASK_DATA_FILTERS_NAME, FilterKey.IN, r"TASK_DATA|__task_data__")
-_RESULTS = (Scope.TASK_RESULT_FILTERS_NAME, FilterKey.OUT, r"TASK_RESULT|__task_result__")
-
-
-def _nothing_else_sees(what: Tuple[str, str, str], fl_ctx: FLContext, executor: Executor) -> bool:
-    """Whether no filter of it, no other kind of executor and no component that looks at it is in the job."""
-    chain, direction, prop = what
-    runner, scope = fl_ctx.get_prop(FLContextKey.RUNNER), fl_ctx.get_prop(FLContextKey.SCOPE_OBJECT)
-    if {type(other) for other in executors_of(fl_ctx)} != {type(executor)}:
-        return False
-    suffix = FilterKey.DELIMITER + direction
-    if any(key.endswith(suffix) and filters for key, filters in getattr(runner, chain).items()):
-        return False
-    if scope and getattr(scope, chain)[direction]:
-        return False
-    components = fl_ctx.get_engine().get_all_components()
-    return not any(_names(type(component), prop) for component in components.values())
-
-
-def executors_of(fl_ctx: FLContext) -> List[Executor]:
-    """Returns the executors of the job, one for each of its tasks; the runner of a unit test knows of none."""
-    table = getattr(getattr(fl_ctx.get_prop(FLContextKey.RUNNER), "task_router", None), "task_table", None)
-    return list(table.values()) if isinstance(table, dict) else []
-
-
-def _names(kind: type, prop: str) -> bool:
-    """Whether the source of a component's class, and what is beside it, names a property of the context."""
-    for module in {inspect.getmodule(base) for base in kind.__mro__} - {builtins}:
-        try:
-            if re.search(rf"\b({prop})\b", inspect.getsource(module)):
-                return True
-        except (OSError, TypeError):
-            return True  # nobody can tell
-    return False
-
-
 class _Chunk:
     """A chunk that was asked for: what the next one is asked for with is known before all of this one is here."""
 
@@ -168,15 +129,16 @@ class Puller:
         self.logger = get_obj_logger(self)
         self._make_landing = SharedLanding if is_handing_over and CAN_SHARE else HeapLanding
         # Of what the trainer sends as tensors; else nobody here looks into them.
-        self.makes_tensors = not (is_handing_over and _nothing_else_sees(_RESULTS, fl_ctx, executor))
+        self.makes_tensors = not (is_handing_over and nothing_else_sees(RESULTS, fl_ctx, executor))
         self._channels = set()
         self._fl_ctx = fl_ctx
         self._cell: Optional[OwnCell] = None  # once it is needed
         self._landing: Tuple[str, Optional[Landing]] = ("", None)  # of the pull that goes on: prefix of names, landing
         self._expected: Optional[_Chunk] = None  # that was asked for last
         self._fault = ""  # why a chunk that has come could not be taken
+        self._turn = threading.Lock()  # one that was given up ends before the next one begins
         self._short_layout: List[tuple] = []  # paths of the arrays of the last task, if they were short
-        if _nothing_else_sees(_TASKS, fl_ctx, executor):
+        if nothing_else_sees(TASKS, fl_ctx, executor):
             cell = fl_ctx.get_engine().get_cell()
             # Without these two, nvflare's own, no cell of ours could read an answer from its frames.
             if isinstance(cell, Cell) and hasattr(Cell, "_process_reply") and "requests_dict" in vars(cell):
@@ -191,8 +153,12 @@ class Puller:
     def start(self, task: Any, abort_signal: Signal) -> TaskArrays:
         """Begins to pull the arrays of a task, if it has not come with them; the abort signal ends that."""
         references, landing, stop = _references(task), self._make_landing(), Signal(parent=abort_signal)
-        pull = stream_thread_pool.submit(self._pull, task, references, landing, stop) if references else None
+        pull = stream_thread_pool.submit(self._pull_in_turn, task, references, landing, stop) if references else None
         return TaskArrays(task, pull, landing, stop)
+
+    def _pull_in_turn(self, *args) -> Pulled:
+        with self._turn:
+            return self._pull(*args)
 
     def _pull(self, task: Any, references: Dict[str, LazyDownloadRef], landing: Landing, stop: Signal) -> Pulled:
         mark, progress = new_mark(), Progress("pulled")
@@ -297,7 +263,8 @@ class Puller:
             else:
                 future.set_result(None)  # a refusal, which its return code tells
         except Exception as e:  # the top of a thread: the one that waits for the chunk gets to know
-            self._fault = secure_format_exception(e)
+            if self._landing[1] is landing:
+                self._fault = secure_format_exception(e)
             future.set_exception(e if isinstance(e, StreamError) else StreamError(secure_format_exception(e)))
         return 0
 

@@ -55,17 +55,26 @@ class OrderedSender:
         self._is_closed = False
         self._thread: Optional[threading.Thread] = None
 
-    def put(self, record: Any) -> bool:
-        """Takes a record, and tells whether it does; waits only while MAX_PENDING_RECORDS are pending."""
+    def put(self, *records: Any, can_wait: bool = True) -> bool:
+        """Takes records, all of them or none, and tells whether it does.
+
+        Args:
+            records: in their order.
+            can_wait: while MAX_PENDING_RECORDS are pending; else none is taken then.
+        """
         with self._changed:
-            wait_until(self._changed, lambda: self._is_closed or len(self._records) < MAX_PENDING_RECORDS)
+            if can_wait:
+                wait_until(self._changed, lambda: self._is_closed or len(self._records) < MAX_PENDING_RECORDS)
             if self._is_closed:
-                self.dropped += 1
+                self.dropped += len(records)
                 return False
-            self._records.append(record)
+            if len(self._records) >= MAX_PENDING_RECORDS:
+                return False
             if self._thread is None:
-                self._thread = threading.Thread(target=self._send_all, name="client_api_records", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._send_all, name="client_api_records", daemon=True)
+                thread.start()  # may fail: then nothing was taken
+                self._thread = thread
+            self._records.extend(records)
             self._changed.notify_all()
             return True
 

@@ -24,8 +24,9 @@ from nvflare.app_common.executors.client_api.arrays.cells import cellnet_args
 from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext, TrainerError
 from nvflare.app_common.executors.client_api.formats.job_formats import job_formats
 from nvflare.app_common.executors.client_api.formats.log_lines import site_levels
-from nvflare.app_common.executors.client_api.session.channel import CHANNEL, Channel
+from nvflare.app_common.executors.client_api.session.channel import Channel
 from nvflare.app_common.executors.client_api.session.handshake import new_session_keys
+from nvflare.app_common.executors.client_api.session.letters import CHANNEL
 from nvflare.app_common.executors.client_api.session.private_files import create_private, remove_orphans
 from nvflare.app_common.executors.client_api.session.rendezvous import RANKS_FILES, RENDEZVOUS_FILE
 from nvflare.app_common.executors.client_api.session.trainer_pipe import TrainerPipe

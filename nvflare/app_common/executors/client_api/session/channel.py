@@ -29,53 +29,32 @@ import queue
 import threading
 import time
 from abc import abstractmethod
-from typing import Any, Callable, Iterable, Iterator, NamedTuple, Optional
+from typing import Any, Callable, Iterable, Iterator, Optional
 
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.arrays.memory import NotOnThisHost
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
 from nvflare.app_common.executors.client_api.session import limits
 from nvflare.app_common.executors.client_api.session.handshake import Handshake, HandshakeError, Strangers, pack, unpack
+from nvflare.app_common.executors.client_api.session.letters import (
+    HELLO,
+    METRICS,
+    NO_ROOM,
+    NOT_ON_THIS_HOST,
+    PIECE,
+    TASK,
+    Answer,
+    Letter,
+    MessageRefused,
+    NoRoom,
+    sealed_head,
+)
 from nvflare.app_common.executors.client_api.session.seals import Payload, SealBroken, Seals
 from nvflare.app_common.executors.client_api.waiting import AnySignal, WaitableSignal
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.log_utils import get_obj_logger
 from nvflare.fuel.utils.pipe.pipe import Message, Pipe, Topic
-from nvflare.security.logging import secure_format_exception
-
-CHANNEL = "client_api"
-# Topics beside nvflare's.
-HELLO, TASK, METRICS, PIECE = "HELLO", "TASK", "METRICS", "PIECE"
-# By these the other end ends the session.
-ENDS = {Topic.END, Topic.ABORT, Topic.PEER_GONE}
-# How an answer begins that says why memory cannot be opened there.
-NOT_ON_THIS_HOST = "not on this host: "
-
-
-class MessageRefused(Exception):
-    """The peer has a message and cannot use it; says why."""
-
-
-class Letter(NamedTuple):
-    """A message as it travels."""
-
-    topic: str
-    head: str  # what decides, beside topic and payload, what a message does
-    payload: Payload
-    seal: bytes = b""
-
-
-def sealed_head(topic: str, head: str) -> bytes:
-    """Returns what the seal of a letter is on, beside the payload."""
-    return repr((topic, head)).encode()
-
-
-class Answer(NamedTuple):
-    content: bytes  # the words that answer a HELLO; else why the message is refused, empty if it is taken
-    seal: Optional[bytes]
-
-
-NO_ANSWER = Answer(b"", None)
+from nvflare.security.logging import secure_format_exception, secure_format_traceback
 
 
 class Channel(Pipe):
@@ -216,6 +195,8 @@ class Channel(Pipe):
     ) -> Iterator[Answer]:
         """Sends a letter, again each time that this goes on, and gives what is answered, until the time is up."""
         deadline = None if timeout is None else time.monotonic() + timeout
+        longest = limits.LONGEST_ACK_TIMEOUT + letter.size / limits.SLOWEST_LINK
+        ack_timeout = ack_timeout and ack_timeout + letter.size / limits.USUAL_LINK
         while not stop.triggered:
             started = time.monotonic()
             steps = [ack_timeout, None if deadline is None else deadline - started]
@@ -225,6 +206,9 @@ class Channel(Pipe):
             yield self._ask(letter, step, stop)
             if time.monotonic() - started < limits.RETRY_PAUSE:
                 self.gone.wait(limits.RETRY_PAUSE)
+            elif ack_timeout:
+                # An answer that comes later finds nobody: each time that comes to nothing there is more.
+                ack_timeout = min(2 * ack_timeout, max(ack_timeout, longest))
 
     def _is_accepted(self, answer: Answer, letter: Letter) -> bool:
         try:
@@ -276,11 +260,16 @@ class Channel(Pipe):
             if msg.topic not in (Topic.HEARTBEAT, PIECE):
                 self.on_message(msg)
             return ""
+        except NoRoom:
+            return NO_ROOM
         except NotOnThisHost as e:
             return NOT_ON_THIS_HOST + str(e)  # the peer sends it in another way
         except (ArrayRefused, MessageRefused) as e:
             self.logger.warning(f"a message of {self.peer} was refused: {e}")
             return str(e)
+        except Exception as e:  # of whoever takes messages: what nobody has must not count as taken
+            self.logger.error(f"a message of {self.peer} could not be taken: {secure_format_traceback()}")
+            return f"it could not be taken: {secure_format_exception(e)}"
 
     def _opened(self, letter: Letter) -> Message:
         try:

@@ -23,6 +23,7 @@ cannot be woken. The reader never sends, or two readers would wait for each othe
 """
 
 import json
+import os
 import threading
 from collections import deque
 from typing import Any, Optional, Tuple
@@ -31,13 +32,15 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext
 from nvflare.app_common.executors.client_api.session import limits
 from nvflare.app_common.executors.client_api.session.bootstrap import new_session
-from nvflare.app_common.executors.client_api.session.channel import CHANNEL, NO_ANSWER, Answer, Channel, Letter
+from nvflare.app_common.executors.client_api.session.channel import Channel
+from nvflare.app_common.executors.client_api.session.letters import CHANNEL, NO_ANSWER, Answer, Letter
 from nvflare.app_common.executors.client_api.waiting import TaskAborted, wait_until
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.attributes_exportable import ExportMode
 from nvflare.fuel.utils.class_loader import load_class
 from nvflare.fuel.utils.pipe.file_pipe import FilePipe
 from nvflare.fuel.utils.pipe.pipe import Message, Pipe, Topic
+from nvflare.security.logging import secure_format_exception
 
 # The two things that the pipe carries.
 _LETTER, _ANSWER = "LETTER", "ANSWER"
@@ -90,6 +93,9 @@ class ForeignPipe(Channel):
 
     def open(self, name: str = "") -> None:
         """Opens the pipe under the session's name."""
+        if isinstance(self._pipe, FilePipe):
+            # One that had to make its folder removes that, and with it whatever else is in there by then.
+            os.makedirs(self._pipe.root_path, exist_ok=True)
         self._pipe.open(self.name)
         for thread in self._threads:
             thread.start()
@@ -102,7 +108,10 @@ class ForeignPipe(Channel):
             self._changed.notify_all()
         if threads:
             self._join(threads, limits.DRAIN_TIMEOUT)
-            self._pipe.close()
+            try:
+                self._pipe.close()
+            except Exception as e:  # the border to a job's own pipe
+                self.logger.error(f"the job's pipe did not close well: {secure_format_exception(e)}")
             self._join(threads, limits.CLOSE_TIMEOUT)
 
     def clear(self) -> None:

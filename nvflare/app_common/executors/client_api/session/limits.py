@@ -29,6 +29,11 @@ STRANGERS_INTERVAL = 10.0
 ACK_TIMEOUT = 1.0
 # The same for a piece of a large message, of which several are on their way on what may be a slow link.
 PIECE_ACK_TIMEOUT = 20.0
+# A large message takes longer: so many bytes a second. Each time that it was in vain the time is doubled, up to the
+# longest one and what the bytes take on the slowest link: a copy that comes too early makes a slow link slower.
+USUAL_LINK = 10_000_000
+LONGEST_ACK_TIMEOUT = 10.0
+SLOWEST_LINK = 50_000
 # Before a message goes again to a peer that could not be reached: the network tells nobody when it is back.
 RETRY_PAUSE = 0.2
 
@@ -47,6 +52,8 @@ CLOSE_TIMEOUT = 1.0
 
 # Log records in one message.
 RECORDS_BATCH = 500
+# Before records are sent again that the job has no room for.
+ROOM_PAUSE = 0.5
 
 # Messages may overtake each other, and be sent again, among so many.
 WINDOW = 1 << 16

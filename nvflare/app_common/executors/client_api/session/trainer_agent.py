@@ -40,7 +40,8 @@ from nvflare.app_common.executors.client_api.formats.sendable import record_fiel
 from nvflare.app_common.executors.client_api.owner_process import OwnerProcess
 from nvflare.app_common.executors.client_api.server.ordered_sender import OrderedSender
 from nvflare.app_common.executors.client_api.session import limits
-from nvflare.app_common.executors.client_api.session.channel import ENDS, METRICS, TASK, Channel, MessageRefused
+from nvflare.app_common.executors.client_api.session.channel import Channel
+from nvflare.app_common.executors.client_api.session.letters import ENDS, METRICS, NO_ROOM, TASK, MessageRefused
 from nvflare.app_common.executors.client_api.waiting import WaitableSignal
 from nvflare.client.flare_agent import RC, AgentClosed, CallStateError, Task, _TaskContext
 from nvflare.client.flare_agent_with_fl_model import FlareAgentWithFLModel
@@ -216,8 +217,15 @@ class TrainerAgent(FlareAgentWithFLModel):
         return self._records.put(record)
 
     def _send_records(self, batch: List[DXO]) -> bool:
-        message = Message.new_request(METRICS, batch)
-        # A job that has told the end takes what is logged until it closes its end of the channel.
-        return self.pipe.send(message, abort_signal=self._end) or (
-            self._end.triggered and self.pipe.send(message, limits.GOODBYE_TIMEOUT)
-        )
+        while True:
+            message = Message.new_request(METRICS, batch)
+            try:
+                # A job that has told the end takes what is logged until it closes its end of the channel.
+                return self.pipe.send(message, abort_signal=self._end) or (
+                    self._end.triggered and self.pipe.send(message, limits.GOODBYE_TIMEOUT)
+                )
+            except MessageRefused as e:
+                if str(e) != NO_ROOM:
+                    raise
+            if self._end.wait(limits.ROOM_PAUSE):
+                return False

@@ -31,21 +31,21 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.arrays.cells import NotConnected, connect, forget_cell
 from nvflare.app_common.executors.client_api.arrays.exchange import Exchange, Packed
 from nvflare.app_common.executors.client_api.session import limits
-from nvflare.app_common.executors.client_api.session.channel import (
+from nvflare.app_common.executors.client_api.session.channel import Channel
+from nvflare.app_common.executors.client_api.session.handshake import HandshakeError
+from nvflare.app_common.executors.client_api.session.letters import (
     CHANNEL,
     NOT_ON_THIS_HOST,
     PIECE,
     Answer,
-    Channel,
     Letter,
     MessageRefused,
 )
-from nvflare.app_common.executors.client_api.session.handshake import HandshakeError
 from nvflare.app_common.executors.client_api.session.seals import Payload
 from nvflare.fuel.f3 import communicator
 from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.defs import Encoding, MessageHeaderKey, ReturnCode
-from nvflare.fuel.f3.cellnet.utils import make_reply
+from nvflare.fuel.f3.cellnet.utils import buffer_len, make_reply
 from nvflare.fuel.f3.comm_config import CommConfigurator
 from nvflare.fuel.f3.drivers.tcp_driver import TcpDriver
 from nvflare.fuel.f3.message import Message as CellMessage
@@ -144,7 +144,11 @@ class TrainerPipe(Channel, CellPipe):
         return self.exchange.send_pieces(packed, send)
 
     def _pack(self, data: Any) -> Payload:
-        return fobs.dumps(data, buffer_list=True, fobs_ctx=self.cell.get_fobs_context({"native": True}))
+        payload = fobs.dumps(data, buffer_list=True, fobs_ctx=self.cell.get_fobs_context({"native": True}))
+        size, most = buffer_len(payload), self.cell.core_cell.max_msg_size
+        if size > most:  # nvflare, which counts the buffers of a list, would send what no peer takes
+            raise MessageRefused(f"beside large arrays it has {size} bytes, and one message takes at most {most}")
+        return payload
 
     def _unpack(self, topic: str, payload: Payload) -> Any:
         content = fobs.loads(payload, fobs_ctx=self.cell.get_fobs_context())

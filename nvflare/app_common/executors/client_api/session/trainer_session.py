@@ -37,7 +37,7 @@ from nvflare.app_common.executors.client_api.arrays.traffic import Traffic
 from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext, TrainerError
 from nvflare.app_common.executors.client_api.formats.outside_text import clip_cause, told_by_script
 from nvflare.app_common.executors.client_api.session import limits
-from nvflare.app_common.executors.client_api.session.channel import ENDS, METRICS, TASK, Channel, MessageRefused
+from nvflare.app_common.executors.client_api.session.channel import Channel
 from nvflare.app_common.executors.client_api.session.handshake import (
     Handshake,
     HandshakeError,
@@ -45,6 +45,7 @@ from nvflare.app_common.executors.client_api.session.handshake import (
     unpack,
     without_proof,
 )
+from nvflare.app_common.executors.client_api.session.letters import ENDS, METRICS, TASK, MessageRefused, NoRoom
 from nvflare.app_common.executors.client_api.waiting import UNTIL_RESULT, UNTIL_TAKEN, soonest_limit, wait_until
 from nvflare.app_common.executors.task_exchanger import TaskExchanger
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
@@ -207,8 +208,7 @@ class TrainerSession(TaskExchanger):
 
     def end(self, reason: str) -> None:
         """Tells the trainer that there is no more task: its `flare.is_running()` is then false."""
-        was_joined = self.state in (SessionState.READY, SessionState.BUSY)
-        if self._move(SessionState.CLOSING, reason, cause=reason) and was_joined:
+        if self._move(SessionState.CLOSING, reason, cause=reason) and self.trainer:
             self.pipe.send(Message.new_request(Topic.END, reason), limits.END_TIMEOUT)
 
     def lose(self, cause: str) -> None:
@@ -243,17 +243,17 @@ class TrainerSession(TaskExchanger):
             return fault
         claim = without_proof(hello)
         with self._changed:
-            if self.trainer == claim and self.pipe.peer == sender:
+            if self.trainer == claim and self.pipe.peer == sender and not self.has_ended:
                 return ""  # the answer was lost, and the trainer asks again
             if self.trainer:
                 joined = f"process {self.trainer.get('pid')} on {self.trainer.get('host')} has joined this session"
                 return f"{joined}; others of the same trainer are ranks: RANK, or the rank of flare.init(), is not 0"
             if self.state != SessionState.WAITING:
                 return f"the session is {self.state.value}"
-            self.trainer = claim
             self.pipe.bind(sender, handshake.seals(hello, is_trainer=False))
-        self._move(SessionState.READY, f"process {claim['pid']} on {claim['host']} has joined")
-        return ""
+            self.trainer = claim
+        is_joined = self._move(SessionState.READY, f"process {claim['pid']} on {claim['host']} has joined")
+        return "" if is_joined else f"the session is {self.state.value}"
 
     def _take(self, msg: Message) -> None:
         if msg.topic in ENDS:
@@ -264,8 +264,8 @@ class TrainerSession(TaskExchanger):
         elif msg.topic == METRICS:
             if not isinstance(msg.data, list) or not all(isinstance(record, DXO) for record in msg.data):
                 raise MessageRefused(f"malformed {METRICS}")
-            for record in msg.data:
-                self._context.executor.relay_log_record(record)
+            if not self._context.executor.relay_log_record(*msg.data, can_wait=False):
+                raise NoRoom()
         else:
             self._take_reply(msg)
 

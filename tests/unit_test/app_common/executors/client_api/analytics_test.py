@@ -136,6 +136,27 @@ class TestBackPressure:
         assert server.received == list(range(25))
         assert relay.dropped == 0
 
+    def test_who_cannot_wait_has_all_taken_or_none(self, relay, server, monkeypatch):
+        monkeypatch.setattr(ordered_sender, "MAX_PENDING_RECORDS", 2)
+        server.open.clear()
+        assert relay.put(0, can_wait=False)
+        assert relay.put(1, 2, 3, can_wait=False), "there was room for one"
+        assert not relay.put(4, can_wait=False)
+        server.open.set()
+        assert relay.flush()
+        assert server.received == [0, 1, 2, 3] and relay.dropped == 0
+
+    def test_thread_that_cannot_be_started(self, relay, server, monkeypatch):
+        def fail(thread):
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", fail)
+            with pytest.raises(RuntimeError):
+                relay.put(0)
+        assert relay.put(1) and relay.flush()
+        assert server.received == [1]
+
     def test_close_frees_who_waits(self, relay, server, monkeypatch):
         monkeypatch.setattr(ordered_sender, "MAX_PENDING_RECORDS", 1)
         monkeypatch.setattr(analytics, "CLOSE_TIMEOUT", 0.1)
