@@ -27,12 +27,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.arrays.pull import CHUNK_TRIES, Puller
+from nvflare.app_common.executors.client_api.arrays.serve import ResultServer
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.defs import ReturnCode as CellReturnCode
@@ -308,6 +310,18 @@ class TestAfterSendInAttach:
         trainers(fated(job))
         round_trip(job, job_cell, SMALL)
         assert job.panics == [] and no_memory_in_use()
+
+
+def test_no_more_than_16_mib_travel_inside_a_result(job):
+    mib = 1024 * 1024
+    arrays = {"too large": np.zeros(mib + 1, np.uint8), **{f"w{n}": np.zeros(mib, np.uint8) for n in range(20)}}
+    start_in_process(job, runner_with())
+    result, server = DXO(DataKind.WEIGHTS, arrays).to_shareable(), ResultServer()
+    with job.engine.new_context() as fl_ctx:
+        server.refer(result, fl_ctx)
+    left_out = [name for name, array in from_shareable(result).data.items() if isinstance(array, LazyDownloadRef)]
+    assert left_out == ["too large", "w16", "w17", "w18", "w19"]
+    server.close()
 
 
 class TestScripts:

@@ -93,6 +93,23 @@ class TestAttach(BackendContract):
     def test_script_that_exits_fails_the_task_with_the_cause(self, job, phase, code):
         super().test_script_that_exits_fails_the_task_with_the_cause(job, phase, code)
 
+    def test_what_a_trainer_logs_stays_with_its_owner(self, job, site_log):
+        script = """
+            import logging
+            import nvflare.client as flare
+            flare.init()
+            print("I print")
+            logging.warning("I warn")
+            flare.send(flare.FLModel(params=flare.receive().params))
+        """
+        self.start(job, script)
+        model_of(job.execute("train", make_task()))
+        job.end()
+        self.trainer.exit_code()
+        lines = [line for line in self.trainer.output.text().splitlines() if line.endswith(("I print", "I warn"))]
+        assert lines == ["I print", "WARNING:root:I warn"]
+        assert not site_log.find("I print") + site_log.find("I warn")
+
     def test_script_that_never_uses_flare(self, job):
         self.start(job, "print('hello')")
         assert self.trainer.exit_code() == ExitCode.ENDED

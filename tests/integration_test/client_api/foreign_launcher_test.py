@@ -14,22 +14,27 @@
 
 """attach with a launcher of the job's own: it brings the trainers, and what goes wrong with it is the tasks' cause."""
 
+import json
 import os
+import re
+import shutil
 import signal
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from nvflare.apis.fl_component import FLComponent
 from nvflare.app_common.abstract.launcher import Launcher, LauncherRunStatus
+from nvflare.app_common.executors.attach_executor import AttachExecutor
 from nvflare.app_common.executors.client_api.process import limits
 from nvflare.app_common.executors.client_api.process.foreign_launcher import LAUNCHER_COMPONENT
 from nvflare.app_common.launchers.subprocess_launcher import SubprocessLauncher
 from tests.integration_test.client_api.attach_harness import RUNNER, SHORT_LEASE, assert_works, attached, workspace
 from tests.integration_test.client_api.external_jobs import TRAINER_SCRIPT
 from tests.unit_test.app_common.executors.client_api.process_watch import WITH_PROCESSES, marked_pids
-from tests.unit_test.app_common.executors.job_harness import JOB_ID, LIMIT, SITE_NAME, assert_failed, make_task
+from tests.unit_test.app_common.executors.job_harness import JOB_ID, LIMIT, PROJECT, SITE_NAME, assert_failed, make_task
 
 pytestmark = WITH_PROCESSES
 
@@ -51,6 +56,23 @@ class TestSubprocessLauncher:
         start(job, subprocess_launcher(job, launch_once=launch_once))
         for _ in range(2):
             assert_works(job)
+
+    def test_that_of_the_readme(self, job, client_config, monkeypatch):
+        """As nvflare makes it from the job's config, where it fills in the variables."""
+        shutil.copy(TRAINER_SCRIPT, job.custom_dir / "train.py")
+        monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+        shown = re.search(r"```json\n(.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL)[1]
+        executor = {"path": f"{AttachExecutor.__module__}.AttachExecutor", "args": {"attach_timeout": LIMIT}}
+        text = {
+            "format_version": 2,
+            "executors": [{"tasks": ["train"], "executor": executor}],
+            "components": [json.loads(shown)],
+            "task_data_filters": [],
+            "task_result_filters": [],
+        }
+        config = job.read_config("config_fed_client.json", json.dumps(text))
+        job.start(*config.task_router.task_table.values(), components=config.components)
+        assert_works(job)
 
     def test_lost_trainer_is_launched_again(self, job, site_log, no_process_left):
         start(job, subprocess_launcher(job, launch_once=False), allow_reconnect=True)

@@ -32,6 +32,7 @@ from nvflare.apis.utils.analytix_utils import create_analytic_dxo
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendSpec, TrainerError
 from nvflare.app_common.executors.client_api.formats.outside_text import MAX_CAUSE_BYTES
+from nvflare.app_common.executors.client_api.server import analytics
 from nvflare.app_common.executors.client_api.waiting import TaskAborted
 from nvflare.app_common.executors.client_api_executor import (
     ALL_EXECUTION_MODES,
@@ -588,6 +589,17 @@ class TestAnalytics:
         stamps = [event.get_header(FedEventHeader.TIMESTAMP) for event in received]
         assert stamps == sorted(set(stamps))
         assert len(stamps) == 30
+
+    def test_record_without_an_answer_is_sent_once_more_with_its_timestamp(self, wire, cellnet, monkeypatch):
+        # for which the server takes it once
+        start, received = wire
+        monkeypatch.setattr(analytics, "ACK_TIMEOUT", 1.0)
+        cellnet.unanswered = 1
+        job = start(SESSION_MODES[0], count=1)
+        assert [log_record(event) for event in received] == self.EXPECTED[:1] * 2
+        assert len({event.get_header(FedEventHeader.TIMESTAMP) for event in received}) == 1
+        group = job.stats()["ClientAPIExecutor"]
+        assert (group["metrics_sent"], group["metrics_dropped"]) == (1, 0)
 
     def test_two_executors_of_a_job_send_each_record_once_and_in_order(self, job_factory, cellnet):
         del cellnet.received[:]

@@ -28,6 +28,7 @@ import socket
 import textwrap
 import threading
 import time
+from argparse import Namespace
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -55,7 +56,9 @@ from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from nvflare.fuel.f3.cellnet.defs import CellChannel
 from nvflare.fuel.f3.cellnet.utils import make_reply as make_cell_reply
+from nvflare.private.fed.client.client_json_config import ClientJsonConfigurator
 from nvflare.private.fed.client.client_run_manager import ClientRunManager
+from nvflare.private.fed.client.client_runner import ClientRunnerConfig
 from nvflare.widgets.fed_event import FED_EVENT_TOPIC
 from nvflare.widgets.widget import WidgetID
 
@@ -116,6 +119,21 @@ class JobHarness:
         """Writes a script to the app's custom folder and returns its name."""
         (self.custom_dir / name).write_text(textwrap.dedent(text))
         return name
+
+    def read_config(self, name: str, text: str) -> ClientRunnerConfig:
+        """Writes a client config to the app's folder, and reads it as a client does at the start of a job."""
+        path = Path(self.workspace.get_app_config_dir(self.job_id), name)
+        path.write_text(text)
+        arguments = Namespace(
+            sp_scheme="tcp",
+            sp_target="localhost:1",
+            client_name=SITE_NAME,
+            job_id=self.job_id,
+            workspace=self.workspace.get_root_dir(),
+        )
+        configurator = ClientJsonConfigurator(self.workspace, str(path), arguments, str(path.parent))
+        configurator.configure()
+        return configurator.runner_config
 
     def gate(self, name: str) -> "Gate":
         """A gate that a script passes with Path(__file__).with_name(name).read_text() or .write_text("")."""
@@ -260,10 +278,14 @@ class Cellnet:
             cell.start()
         self.site_cell = self._cells[-1]
         self.received = []  # the events as they have arrived
+        self.unanswered = 0  # so many of those that come next get no answer
         self._cells[1].core_cell.register_request_cb(CellChannel.AUX_COMMUNICATION, FED_EVENT_TOPIC, self._on_event)
 
     def _on_event(self, message):
         self.received.append(message.payload)
+        if self.unanswered:
+            self.unanswered -= 1
+            return None
         return make_cell_reply("ok", body=make_reply(ReturnCode.OK))
 
     def stop(self):

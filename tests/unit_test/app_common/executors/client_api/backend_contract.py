@@ -32,6 +32,7 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.executors.client_api.arguments import MAX_SECONDS
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
+from nvflare.fuel.utils import memory_utils
 from nvflare.security.logging import SECURE_LOGGING_VAR_NAME
 from tests.unit_test.app_common.executors.client_api.parent_script import WAYS
 from tests.unit_test.app_common.executors.job_harness import (
@@ -72,6 +73,18 @@ GATED_TRAIN = """
         Path(__file__).with_name("in_task").write_text("")
         Path(__file__).with_name("go_on").read_text()
         flare.send(flare.FLModel(params={"w": model.params["w"] + 1}))
+"""
+
+# Reports how the memory was cleaned until now.
+COUNTS_CLEANUPS = """
+    import nvflare.client as flare
+    from nvflare.fuel.utils import memory_utils
+    cleanups = []
+    memory_utils.cleanup_memory = lambda cuda_empty_cache: cleanups.append(cuda_empty_cache)
+    flare.init()
+    while flare.is_running():
+        model = flare.receive()
+        flare.send(flare.FLModel(metrics={"cleanups": list(cleanups)}))
 """
 
 # A script that meets its fate in one of the phases of its life.
@@ -126,6 +139,7 @@ class BackendContract:
     # How the cause tells that the script returned, or called sys.exit with a code.
     RETURNED: str
     EXITED: dict
+    HAS_OWN_PROCESS = True
     # The arguments that are seconds.
     TIMES = ("task_wait_timeout", "result_wait_timeout")
 
@@ -248,6 +262,26 @@ class BackendContract:
     def test_train_with_evaluation_does_not_refuse_what_has_no_metrics(self, job):
         self.start(job, fateful_script("", ""), train_with_evaluation=True)
         assert model_of(job.execute("train", make_task())).metrics is None
+
+    # Memory
+
+    def cuda_of_cleanups(self, job, monkeypatch, **arguments) -> list:
+        """Of each of four tasks, whether the CUDA cache was emptied in each clean-up that there had been before it."""
+        monkeypatch.setattr(memory_utils, "cleanup_memory", memory_utils.cleanup_memory)  # else a script's stays
+        self.start(job, COUNTS_CLEANUPS, **arguments)
+        return [model_of(job.execute("train", make_task())).metrics["cleanups"] for _ in range(4)]
+
+    @pytest.mark.parametrize("rounds, cuda", [(0, True), (1, False), (2, True)])
+    def test_memory_is_cleaned_every_so_many_rounds(self, job, monkeypatch, rounds, cuda):
+        seen = self.cuda_of_cleanups(job, monkeypatch, memory_gc_rounds=rounds, cuda_empty_cache=cuda)
+        assert seen == [[cuda] * (number // rounds if rounds else 0) for number in range(4)]
+
+    def test_nvflares_variables_for_memory_count_before_in_a_process_of_its_own(self, job, monkeypatch):
+        monkeypatch.setenv("NVFLARE_CLIENT_MEMORY_GC_ROUNDS", "1")
+        monkeypatch.setenv("NVFLARE_CUDA_EMPTY_CACHE", "true")
+        seen = self.cuda_of_cleanups(job, monkeypatch, memory_gc_rounds=2)
+        every, cuda = (1, True) if self.HAS_OWN_PROCESS else (2, False)
+        assert seen == [[cuda] * (number // every) for number in range(4)]
 
     # Analytics
 

@@ -17,8 +17,6 @@
 import importlib
 import sys
 import textwrap
-from argparse import Namespace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +27,6 @@ from nvflare.app_common.executors.client_api.formats.result_converter import Res
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.fuel.utils import fobs
-from nvflare.private.fed.client.client_json_config import ClientJsonConfigurator
 from tests.unit_test.app_common.executors.client_api.formats_contract import (
     ADD_ONE,
     HAS_TORCH,
@@ -103,20 +100,10 @@ class TestKeys:
     def test_every_kind_of_config_file(self, job, client_config, name):
         if name.endswith(".yml"):
             pytest.importorskip("omegaconf")
-        path = Path(job.workspace.get_app_config_dir(job.job_id), name)
         executor_path = f"{ClientAPIExecutor.__module__}.{ClientAPIExecutor.__name__}"
-        path.write_text(textwrap.dedent(self.CONFIG[name] % executor_path))
         job.script(TELL_FORMATS)
-        arguments = Namespace(
-            sp_scheme="tcp",
-            sp_target="localhost:1",
-            client_name="site-1",
-            job_id=job.job_id,
-            workspace=str(path.parent),
-        )
-        configurator = ClientJsonConfigurator(job.workspace, str(path), arguments, str(path.parent))
-        configurator.configure()
-        job.start(*configurator.runner_config.task_router.task_table.values())
+        config = job.read_config(name, textwrap.dedent(self.CONFIG[name] % executor_path))
+        job.start(*config.task_router.task_table.values())
         assert model_of(job.execute("train", make_task())).params == {"formats": ["raw", "raw", "FULL"]}
 
     @pytest.mark.parametrize("exchanged", ["raw", "keras_layer_weights"])

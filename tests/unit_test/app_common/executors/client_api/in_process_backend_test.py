@@ -47,6 +47,7 @@ def errors_in(caplog):
 
 
 class TestInProcess(BackendContract):
+    HAS_OWN_PROCESS = False
     RETURNED = "returned"
     EXITED = {0: "sys.exit(0)", 3: "sys.exit(3)"}
     # The others leave helpers to the process of the job, here that of the tests; see fresh_interpreter_test.py.
@@ -412,20 +413,6 @@ class TestWhatAScriptSees:
         task = make_task()
         task["DXO"] = "spoiled"
         assert_failed(job.execute("train", task), "script.py", "raised")
-
-
-class TestMemory:
-    @pytest.mark.parametrize("gc_rounds, expected", [(0, []), (1, [1, 2, 3, 4]), (2, [2, 4])])
-    def test_garbage_is_collected_every_so_many_rounds(self, job, caplog, gc_rounds, expected):
-        with caplog.at_level(logging.INFO):
-            job.start(in_process(job, TRAIN, memory_gc_rounds=gc_rounds))
-            for number in range(4):
-                model_of(job.execute("train", make_task(current_round=number)))
-            job.end()
-        messages = [record.getMessage() for record in caplog.records]
-        assert [text for text in messages if text.startswith("Memory cleanup")] == [
-            f"Memory cleanup performed at round {number}" for number in expected
-        ]
 
 
 class TestStart:

@@ -231,6 +231,17 @@ class TestStop:
         trainer.stop(0.0)
         assert trainer.tree.exit_text == "killed by SIGTERM"
 
+    @pytest.mark.parametrize("end, text", [("exit=3", "exit code 3"), ("hang", "killed by SIGTERM")])
+    def test_clean_up_by_a_trap(self, trainer, end, text):
+        # As the guide advises in place of a launcher's clean_up_script.
+        clean_up, command = shlex.join(child("say=cleaned up")), shlex.join(child("say=ready", end))
+        trainer.launch(["bash", "-c", f"trap {shlex.quote(clean_up)} EXIT; {command}"])
+        trainer.await_line("ready")
+        if end == "hang":
+            trainer.stop(0.0)
+        assert trainer.await_exit() == text
+        trainer.await_line("cleaned up")
+
     def test_twice_and_before_start(self, trainer):
         trainer.stop()
         assert trainer.run_status() == LauncherRunStatus.NOT_RUNNING
