@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Two federated jobs and one resident trainer that serves them in turn: `python examples/attach/run.py`.
+"""Two federated jobs and one resident trainer that serves them in turn: `.venv/bin/python examples/attach/run.py`.
 
 The trainer is started first and belongs to nobody but this script. The first job reaches it over nvflare's cellnet, the
 second one over a shared folder, as on compute nodes without a network.

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A federated job with ClientAPIExecutor, from nothing to a table: `python examples/hello_numpy/run.py`.
+"""A federated job with ClientAPIExecutor, from nothing to a table: `.venv/bin/python examples/hello_numpy/run.py`.
 
 Builds the job with nvflare's FedJob, runs it in nvflare's simulator, shows its progress, and tells per round how far
 the model has come, how long the sites trained and what the executor added to that.

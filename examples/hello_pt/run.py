@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""FedAvg with a PyTorch CNN, by nvflare's Job API and ClientAPIRunner: `python examples/hello_pt/run.py`.
+"""FedAvg with a PyTorch CNN, by nvflare's Job API and ClientAPIRunner: `.venv/bin/python examples/hello_pt/run.py`.
 
 The server averages NumPy arrays, and nvflare converts them for the script; with --tensors tensors travel as they are.
 """

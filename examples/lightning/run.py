@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""FedAvg with PyTorch Lightning, by nvflare's Job API and ClientAPIRunner: `python examples/lightning/run.py`."""
+"""FedAvg with PyTorch Lightning, by the Job API and ClientAPIRunner: `.venv/bin/python examples/lightning/run.py`."""
 
 import argparse
 import shlex

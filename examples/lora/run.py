@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Federated fine-tuning of a LoRA adapter, two ranks of torchrun at each site: `python examples/lora/run.py`.
+"""Federated fine-tuning of a LoRA adapter, two ranks of torchrun at each site: `.venv/bin/python examples/lora/run.py`.
 
 Only the adapter travels, as tensors, and the server averages tensors.
 """

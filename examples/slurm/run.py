@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A batch job that attaches, is preempted in the midst of a round, and is restarted: `python examples/slurm/run.py`.
+"""A batch job that attaches, is preempted in a round, and is restarted: `.venv/bin/python examples/slurm/run.py`.
 
 The federated job runs in nvflare's simulator, and a stand-in takes the place of Slurm: see README.md for a real one.
 """

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""FedAvg of one site whose script runs in two processes of torchrun: `python examples/torchrun/run.py`."""
+"""FedAvg of one site whose script runs in two processes of torchrun: `.venv/bin/python examples/torchrun/run.py`."""
 
 import argparse
 import shlex

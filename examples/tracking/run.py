@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Experiment tracking: what the sites log is in TensorBoard at the server: `python examples/tracking/run.py`.
+"""Experiment tracking: what the sites log is in TensorBoard at the server: `.venv/bin/python examples/tracking/run.py`.
 
 After the job it reads the event files as TensorBoard does; with --picture it draws the curves.
 """

@@ -85,7 +85,7 @@ class ClientAPIExecutor(Executor):
         attach_timeout: Optional[float] = None,
         allow_reconnect: bool = False,
     ):
-        """Initializes the executor and checks every argument.
+        """Initializes the executor and checks its arguments.
 
         An argument that is set away from its default in a mode that ignores it is an error; all times are in seconds.
         Parameter formats are set by keys of the job's client config: `params_exchange_format`, `server_expected_format`

@@ -20,8 +20,8 @@
 A notebook or a service calls `wait_for()` and passes what it returns to `flare.init(config_file=...)`.
 
 Exit codes: 0 the job or the script ended well, 1 the script failed, 2 wrong usage, 3 there was no job to attach to,
-4 the rendezvous was refused, 5 the job rejected this trainer, 6 the job was lost, 130 interrupted,
-143 terminated.
+4 the file by which trainer and job meet (the rendezvous) was refused, 5 the job rejected this trainer, 6 the job was
+lost, 130 interrupted, 143 terminated.
 """
 
 import argparse

@@ -73,7 +73,7 @@ class ClientAPIRunner:
         params_transfer_type: TransferType = TransferType.FULL,
         **executor_args,
     ):
-        """Initializes the runner and checks every argument.
+        """Initializes the runner and checks its arguments.
 
         Args:
             script (str or Path): in_process, external_process: the script. One with a relative path, which counts from

@@ -326,7 +326,8 @@ class TestWhatAScriptSees:
         with caplog.at_level(logging.INFO):
             job.start(in_process(job, script))
             assert_failed(job.execute("train", make_task()))
-        assert "to-the-log" in [record.getMessage() for record in caplog.records]
+        records = [(record.name.rpartition(".")[2], record.levelname, record.getMessage()) for record in caplog.records]
+        assert ("TaskScriptRunner", "INFO", "to-the-log") in records
 
     def test_print_to_a_file_goes_to_the_file(self, job, capsys):
         script = """
