@@ -21,6 +21,8 @@ import tokenize
 
 import pytest
 
+from tests.integration_test.client_api.federation.chaos import TABLE, load_cases
+from tests.integration_test.client_api.federation.jobs import LARGE
 from tests.unit_test.app_common.executors.client_api.layout_test import BELOW
 from tests.unit_test.app_common.executors.job_harness import PROJECT
 
@@ -153,3 +155,9 @@ def locks() -> set:
                     owner = owners.get(id(node), f"{path.parent.name}/{path.name}")
                     found.add((name, owner))
     return found
+
+
+def test_chaos_tells_the_model_and_each_outcome():
+    text = TABLE.read_text()
+    assert f"a model of {4 * LARGE // 2**20} MB" in text
+    assert set(re.findall(r"`([a-z ]+)`: ", text)) == {case.expected for case in load_cases()}
