@@ -79,7 +79,8 @@ class Traffic:
                 send(data)
             except OSError:
                 pass  # a full queue or a closed connection loses what is sent, as a network does
-        return min(1.0, self._held[0][0] - time.monotonic()) if self._held else 1.0
+        # Time goes on meanwhile, and select() takes nothing below 0.
+        return min(1.0, max(0.0, self._held[0][0] - time.monotonic())) if self._held else 1.0
 
 
 def _ioctl(request: int, name: bytes, argument: bytes) -> bytes:
