@@ -241,6 +241,21 @@ def test_silent_trainer_is_lost(session, join, execute):
     assert not trainer.send(Message.new_request(METRICS, []), 0.1)
 
 
+@pytest.mark.parametrize("make", ["cell"], indirect=True)  # over a pipe one thread hears and judges
+def test_trainer_that_is_heard_while_its_silence_is_judged(session, join):
+    trainer, judged = join(), threading.Semaphore(0)
+
+    def judge(silence: float) -> str:
+        assert trainer.send(Message.new_request(METRICS, []), LIMIT)
+        judged.release()
+        return f"no sign of life for {silence} s"
+
+    session.pipe.find_death, session.pipe.heartbeat_timeout = judge, LEASE["heartbeat_timeout"]
+    for _ in range(2):
+        assert judged.acquire(timeout=LIMIT)
+    assert session.state is SessionState.READY
+
+
 def test_job_that_is_gone_is_noticed(session, join):
     trainer = join()
     lost = queue.Queue()

@@ -178,11 +178,9 @@ class AttachBackend(ClientAPIBackendSpec):
 
     def _why_lost(self, session: TrainerSession, silence: float) -> str:
         """Tells why a trainer that was silent for so many seconds counts as lost, or "" if it does not."""
-        if not session.trainer:
+        limit = self._context.heartbeat_timeout
+        if not session.trainer or silence <= limit:
             return ""  # before one has joined nobody is there whom one could hear
-        limit, silence = self._context.heartbeat_timeout, time.monotonic() - session.pipe.last_heard
-        if silence <= limit:
-            return ""  # it may have joined since the silence was measured
         trainer = f"process {session.trainer.get('pid')} on {session.trainer.get('host')}"
         return f"the trainer, {trainer}, was lost: no sign of life for {silence:.0f} s (heartbeat_timeout {limit:g} s)"
 

@@ -299,10 +299,11 @@ class Channel(Pipe):
             # This thread woke much later than it asked for: the whole process stood still (a C call that held the GIL,
             # or SIGSTOP), its network threads with it, and the silence in that time says nothing about the peer.
             self.last_heard = min(now, self.last_heard + late)
-        silence = now - self.last_heard
+        heard = self.last_heard
+        silence = now - heard
         if self.heartbeat_timeout and silence > self.heartbeat_interval and not self.gone.triggered:
             cause = self.find_death(silence)
-            if cause:
+            if cause and self.last_heard == heard:  # else it has joined, or spoken, while it was judged
                 self._lose(cause)
         return self.heartbeat_interval
 
