@@ -31,6 +31,7 @@ DOCUMENTS = [
     *PROJECT.glob("*.md"),
     *(path for name in ("docs", "examples", "bench", "tests") for path in sorted((PROJECT / name).rglob("*.md"))),
 ]
+of_each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
 FOLDERS = [PROJECT / name for name in ("nvflare", "tests", "examples", "bench")]
 PATHS = [path for folder in FOLDERS for path in folder.rglob("*.py")]
 WORDS = {word for path in PATHS for word in re.findall(r"\w+", path.read_text())}
@@ -52,19 +53,19 @@ def told(document) -> str:
     return "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
+@of_each_document
 def test_links_lead_somewhere(document):
     links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", document.read_text())
     missing = [link for link in links if "://" not in link and not (document.parent / link).exists()]
     assert missing == []
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
+@of_each_document
 def test_classes_are_there(document):
     assert set(re.findall(r"\b[A-Z][a-z]+(?:[A-Z]+[a-z]*)+\b", told(document))) - WORDS == set()
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
+@of_each_document
 def test_modules_are_there(document):
     names = {name.rpartition("/")[2] for name in re.findall(r"`([a-z\d_/]+\.py)`", document.read_text())}
     assert names - {path.name for path in PATHS} == set()

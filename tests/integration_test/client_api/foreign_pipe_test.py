@@ -52,8 +52,8 @@ class TestForeignPipe:
     def folder(self, tmp_path):
         return tmp_path / "shared"
 
-    def start(self, job, folder, **arguments) -> None:
-        pipe = FilePipe(mode=Mode.PASSIVE, root_path=str(folder))
+    def start(self, job, folder, kind=FilePipe, **arguments) -> None:
+        pipe = kind(mode=Mode.PASSIVE, root_path=str(folder))
         job.start(attached(**{**SHORT_LEASE, "heartbeat_timeout": 2.0, **arguments}), components={PIPE_COMPONENT: pipe})
 
     def test_tasks_log_records_and_the_end(self, job, trainers, folder):
@@ -86,9 +86,7 @@ class TestForeignPipe:
         assert [path.name for path in folder.iterdir()] == ["of another site"]
 
     def test_pipe_that_does_not_close_well(self, job, trainers, folder, site_log):
-        pipe = BadlyClosing(mode=Mode.PASSIVE, root_path=str(folder))
-        arguments = {**SHORT_LEASE, "heartbeat_timeout": 2.0, "allow_reconnect": True}
-        job.start(attached(**arguments), components={PIPE_COMPONENT: pipe})
+        self.start(job, folder, BadlyClosing, allow_reconnect=True)
         for _ in range(2):
             trainers(fated(job), "training", "sigkill")
         assert_works(job)

@@ -63,12 +63,14 @@ class OrderedSender:
             can_wait: while MAX_PENDING_RECORDS are pending; else none is taken then.
         """
         with self._changed:
-            if can_wait:
-                wait_until(self._changed, lambda: self._is_closed or len(self._records) < MAX_PENDING_RECORDS)
+            has_room = wait_until(
+                self._changed,
+                lambda: self._is_closed or len(self._records) < MAX_PENDING_RECORDS,
+                timeout=None if can_wait else 0.0,
+            )
             if self._is_closed:
                 self.dropped += len(records)
-                return False
-            if len(self._records) >= MAX_PENDING_RECORDS:
+            if self._is_closed or not has_room:
                 return False
             if self._thread is None:
                 thread = threading.Thread(target=self._send_all, name="client_api_records", daemon=True)
