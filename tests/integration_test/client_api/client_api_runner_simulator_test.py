@@ -26,7 +26,7 @@ from nvflare.app_common.np.recipes.fedavg import NumpyFedAvgRecipe
 from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.fuel.utils.constants import FrameworkType
 from nvflare.job_config.base_fed_job import BaseFedJob
-from tests.integration_test.client_api.simulator_parts import EAGER
+from tests.integration_test.client_api.simulator_parts import hurry
 from tests.unit_test.app_common.executors.client_api.client_api_runner_test import write_scripts
 
 
@@ -37,7 +37,7 @@ def test_simulator_run(tmp_path, monkeypatch, no_process_left):
     job = BaseFedJob(name="job", min_clients=2)
     job.to_server(NPModelPersistor(model=[0.0, 0.0]), id="persistor")
     job.to_server(FedAvg(num_clients=2, num_rounds=2, persistor_id="persistor"))
-    job.to_server(EAGER)
+    hurry(job)
     formats = {"framework": FrameworkType.NUMPY, "params_transfer_type": "DIFF"}
     job.to(ClientAPIRunner("train.py", "1", **formats), "site-1", tasks=["train"])
     command = f"{shlex.quote(sys.executable)} -u"

@@ -31,7 +31,7 @@ from nvflare.client.config import ExchangeFormat
 from nvflare.fuel.utils.constants import FrameworkType
 from tests.integration_test.client_api.attach_harness import Trainer, attach_command
 from tests.integration_test.client_api.simulation import JOB_TIMEOUT, Simulation, complaints
-from tests.integration_test.client_api.simulator_parts import EAGER, LogKeeper
+from tests.integration_test.client_api.simulator_parts import LogKeeper, hurry
 
 torch = pytest.importorskip("torch")
 
@@ -154,7 +154,7 @@ class HelloJob:
         model = PTModel(self.net.HelloNet(), allow_numpy_conversion=server_format == ExchangeFormat.NUMPY)
         persistor_id = job.to_server(model)["persistor_id"]
         job.to_server(FedAvg(num_clients=len(SITES), num_rounds=ROUNDS, persistor_id=persistor_id))
-        job.to_server(EAGER)
+        hurry(job)
         formats = {"framework": FrameworkType.PYTORCH, "server_expected_format": server_format}
         in_process = ClientAPIRunner(script, **formats)
         command = f"{sys.executable} -u"

@@ -47,7 +47,7 @@ from nvflare.fuel.data_event.data_bus import DataBus
 from nvflare.job_config.api import FedJob
 from nvflare.job_config.script_runner import FrameworkType, ScriptRunner
 from tests.integration_test.client_api.simulation import Simulation
-from tests.integration_test.client_api.simulator_parts import EAGER
+from tests.integration_test.client_api.simulator_parts import hurry
 
 RESULTS = Path(__file__).with_name("legacy_results.json")
 JOBS_AT_A_TIME = 3  # they mostly wait
@@ -140,7 +140,7 @@ def _script(root: Path, name: str, text: str) -> str:
 def _add_numpy_fedavg(job: FedJob, sites: int) -> None:
     job.to_server(NPModelPersistor(model=INITIAL), id="persistor")
     job.to_server(FedAvg(num_clients=sites, num_rounds=ROUNDS, persistor_id="persistor"))
-    job.to_server(EAGER)
+    hurry(job)
 
 
 def _in_process_with_cross_site_validation(root: Path) -> None:
@@ -212,7 +212,7 @@ def _cyclic(root: Path) -> None:
     job.to_server(NPModelPersistor(model=INITIAL), id="persistor")
     job.to_server(FullModelShareableGenerator(), id="shareable_generator")
     job.to_server(CyclicController(num_rounds=ROUNDS))
-    job.to_server(EAGER)
+    hurry(job)
     job.to_clients(ScriptRunner(script=_script(root, "train.py", TRAIN), framework=FrameworkType.NUMPY))
     job.export_job(str(root / "legacy"))
     _rewrite_as_conf(_client_config(root))

@@ -36,7 +36,7 @@ from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.job_config.api import FedJob
 from tests.integration_test.client_api.poc_federation import PocFederation, Signpost
 from tests.integration_test.client_api.simulation import complaints
-from tests.integration_test.client_api.simulator_parts import EAGER, LogKeeper
+from tests.integration_test.client_api.simulator_parts import EAGER, LogKeeper, hurry
 
 pytestmark = pytest.mark.watchdog(600)
 
@@ -130,7 +130,7 @@ def make_job(
     job = FedJob(name=name, min_clients=len(SITES))
     job.to_server(persistor or NPModelPersistor(model=[0.0, 0.0, 0.0]), id="persistor")
     job.to_server(FedAvg(num_clients=len(SITES), num_rounds=rounds, persistor_id="persistor"))
-    job.to_server(EAGER)
+    hurry(job)
     job.to_server(LogKeeper(), id="log_keeper")
     job.to_clients(ClientAPIExecutor("external_process", command=command, **executor_args))
     for file_name, text in (("train.py", TRAIN), ("run.sh", RUN)):
@@ -259,7 +259,8 @@ class OrderlyJob:
             assert log.count(f" - INFO - {self.label}: after send in round {number}\n") == 1
             assert len(re.findall(f" - WARNING - .*logged in round {number}\n", log)) == 1
             assert log.count(f"logged in round {number}") == 1
-        assert log.count(f"{self.label}: at the end") == self.trainers
+        assert log.count(f"{self.label}: at the end\n") == self.trainers
+        assert "has ended this session" not in log  # which would come between what the script prints
 
     @pytest.mark.parametrize("site", SITES)
     def test_log_is_quiet(self, job, site):

@@ -35,7 +35,7 @@ from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.job_config.api import FedJob
 from tests.integration_test.client_api.attach_harness import Trainer
 from tests.integration_test.client_api.poc_federation import find_processes, wait_for_end
-from tests.integration_test.client_api.simulator_parts import EAGER, LOG_FILE
+from tests.integration_test.client_api.simulator_parts import LOG_FILE, hurry
 from tests.unit_test.app_common.executors.job_harness import PROJECT
 
 # Seconds after which a job is taken to hang.
@@ -138,7 +138,7 @@ class SimulatedJob:
         self._client_config = {}
         self.fed_job.to_server(NPModelPersistor(source_ckpt_file_full_name=str(root / "initial.npy")), id="persistor")
         self.fed_job.to_server(FedAvg(num_clients=sites, num_rounds=rounds, persistor_id="persistor"))
-        self.fed_job.to_server(EAGER)
+        hurry(self.fed_job)
         if script:
             (root / "train.py").write_text(textwrap.dedent(script))
             self.fed_job.add_file_to_clients(str(root / "train.py"))

@@ -20,7 +20,7 @@ import pytest
 
 from tests.integration_test.client_api.federation import jobs
 from tests.integration_test.client_api.federation.jobs import Stage
-from tests.integration_test.client_api.simulator_parts import EAGER
+from tests.integration_test.client_api.simulator_parts import hurry
 
 pytestmark = pytest.mark.watchdog(600)
 
@@ -59,7 +59,7 @@ def consoles(federation):
             stage.fate(SITE, cause.fate, 0)
         executor = jobs.executor(cause.mode, stage.folder, **cause.arguments)
         job = jobs.make_job(stage.folder.name, {SITE: executor}, rounds=1)
-        job.to_server(EAGER)
+        hurry(job)
         running[name] = federation.submit(job)
     stages["signal"].wait_for(SITE, "training", 0)
     federation.kill("trainer", SITE, running["signal"].job_id)

@@ -36,7 +36,7 @@ from tests.integration_test.client_api.federation import jobs
 from tests.integration_test.client_api.federation.federation import Federation
 from tests.integration_test.client_api.federation.jobs import LARGE, SMALL, Stage
 from tests.integration_test.client_api.poc_federation import PocJob
-from tests.integration_test.client_api.simulator_parts import EAGER
+from tests.integration_test.client_api.simulator_parts import EAGER, hurry
 
 pytestmark = pytest.mark.watchdog(900)
 
@@ -86,7 +86,7 @@ class RunningJob:
         self._gate = self.stage.hold(SITES[0], "training", 0) if held else ""
         executors = {site: self._executor(mode) for site, mode in zip(SITES, modes)}
         job = jobs.make_job(name, executors, ROUNDS, size, [FILTERED])
-        job.to_server(EAGER)
+        hurry(job)
         self._job = federation.submit(job)
         self.job_id = self._job.job_id
         attaching = [site for site, mode in zip(SITES, modes) if mode == "attach"]

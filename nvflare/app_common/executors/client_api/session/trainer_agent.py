@@ -124,7 +124,10 @@ class TrainerAgent(FlareAgentWithFLModel):
         # Runs on a thread of the channel, which is closed by stop().
         if self._end.triggered:
             return
-        self.logger.info(f"{'the job is lost' if is_lost else 'the job has ended this session'}: {why}")
+        if is_lost or self.pipe.is_attached:
+            # A trainer that the job owns writes to the job's log, which has the end already; and a line of this thread
+            # may break one that the script is printing.
+            self.logger.info(f"{'the job is lost' if is_lost else 'the job has ended this session'}: {why}")
         self.asked_to_stop = True
         self.is_job_lost = is_lost
         self._end.trigger(why)
