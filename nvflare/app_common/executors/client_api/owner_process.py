@@ -25,8 +25,8 @@ import sys
 import threading
 import types
 import weakref
-from contextlib import contextmanager
-from typing import Callable, Iterator, List, Optional
+from contextlib import contextmanager, suppress
+from typing import Callable, Iterator, List, Optional, Tuple
 
 import nvflare.client.api as client_api
 from nvflare.client import api_context
@@ -196,12 +196,26 @@ def run_as_main(path: str, before_end: Callable[[], None] = lambda: None) -> Non
 
 
 def _end_child(error: Optional[BaseException]) -> None:
-    code = error.code if isinstance(error, SystemExit) else error and 1
-    if not isinstance(error, (SystemExit, type(None))):
-        print(secure_format_traceback(), file=sys.stderr)
-    elif not isinstance(code, (int, type(None))):
-        print(code, file=sys.stderr)
-        code = 1
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit((code or 0) & 0xFF)
+    """Never returns, whatever fails on the way: the script may have closed its output, or nobody reads it any more."""
+    code = 1
+    try:
+        with suppress(Exception):
+            code, text = _outcome(error)
+            if text:
+                print(text, file=sys.stderr)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+    finally:
+        os._exit(code)
+
+
+def _outcome(error: Optional[BaseException]) -> Tuple[int, str]:
+    """Returns the exit code of a script that ends with this exception, and what Python prints then."""
+    if error is None:
+        return 0, ""
+    if not isinstance(error, SystemExit):
+        return 1, secure_format_traceback()
+    if isinstance(error.code, (int, type(None))):
+        return (error.code or 0) & 0xFF, ""
+    return 1, str(error.code)

@@ -69,6 +69,12 @@ def throw(error):
     raise error
 
 
+def throw_without_output(error):
+    sys.stdout.close()
+    sys.stderr.close()
+    raise error
+
+
 def fork_and_end():
     assert fork_and(throw, ChildIsDone()) == 0
     assert fork_and(throw, RuntimeError("a child has failed")) == 1
@@ -76,6 +82,9 @@ def fork_and_end():
     assert fork_and(sys.exit, 3) == 3
     assert fork_and(sys.exit, "no data for a child") == 1
     assert fork_and(os._exit, 4) == 4
+    assert fork_and(throw_without_output, ChildIsDone()) == 0
+    assert fork_and(throw_without_output, RuntimeError("a child has failed")) == 1
+    assert fork_and(throw_without_output, SystemExit("no data for a child")) == 1
 
 
 def fork_on_a_thread():
