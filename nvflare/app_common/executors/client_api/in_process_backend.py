@@ -22,6 +22,7 @@ executor's task thread and the script's thread (see script/ for its side):
     finalize() -------TOPIC_STOP-----> flare.is_running() is False
 """
 
+import logging
 import threading
 import time
 from contextlib import ExitStack
@@ -39,6 +40,7 @@ from nvflare.app_common.executors.client_api.backend_spec import (
     ClientAPIBackendSpec,
     TrainerError,
 )
+from nvflare.app_common.executors.client_api.params_filter import converts_results
 from nvflare.app_common.executors.client_api.script.script_thread import ScriptThread
 from nvflare.app_common.executors.client_api.script.task_handover import TaskHandover
 from nvflare.app_common.executors.client_api.script.trainer_api import InProcessTrainerAPI, forget_api, unsubscribe_all
@@ -50,8 +52,10 @@ from nvflare.client.in_process.api import TOPIC_GLOBAL_RESULT, TOPIC_LOCAL_RESUL
 from nvflare.fuel.data_event.data_bus import DataBus
 from nvflare.fuel.utils.log_utils import get_obj_logger
 
-# Seconds that the end of the job waits for a script that was told to stop; nobody can set them.
+# Seconds that the end of the job waits for a script that was told to stop, and for one that owes no result and may
+# have a last thing to do, such as saving its model; nobody can set them.
 SCRIPT_STOP_TIMEOUT = 5.0
+SCRIPT_END_TIMEOUT = 300.0
 
 
 class InProcessBackend(ClientAPIBackendSpec):
@@ -77,7 +81,7 @@ class InProcessBackend(ClientAPIBackendSpec):
         with ExitStack() as cleanup:
             self._puller = Puller(fl_ctx, context.executor)
             cleanup.callback(self._puller.close)
-            api = self._create_api(client_config(context, fl_ctx), cleanup)
+            api = self._create_api(client_config(context, fl_ctx), converts_results(fl_ctx), cleanup)
             self._runner = self._create_runner(api, fl_ctx)
             cleanup.callback(self._runner.restore)
             self._runner.redirect()
@@ -86,9 +90,9 @@ class InProcessBackend(ClientAPIBackendSpec):
             self._thread.start()
             self._cleanup = cleanup.pop_all()
 
-    def _create_api(self, config: dict, cleanup: ExitStack) -> InProcessTrainerAPI:
+    def _create_api(self, config: dict, passes_objects: bool, cleanup: ExitStack) -> InProcessTrainerAPI:
         config[ConfigKey.TASK_NAME] = None
-        api = InProcessTrainerAPI(config, self._exchange)
+        api = InProcessTrainerAPI(config, self._exchange, passes_objects)
         cleanup.callback(forget_api, api)
         if self._context.memory_gc_rounds:
             api.configure_memory_management(self._context.memory_gc_rounds, self._context.cuda_empty_cache)
@@ -112,7 +116,10 @@ class InProcessBackend(ClientAPIBackendSpec):
         exchange = self._exchange
         how = exchange.script_end
         if exchange.stop_reason is not None:
-            self.logger.info(f"the script was told to stop ({exchange.stop_reason}): {how.splitlines()[0]}")
+            # A task that is running fails with the whole text.
+            is_untold = self._runner.has_failed and exchange.task_name is None
+            level, told = (logging.WARNING, how) if is_untold else (logging.INFO, how.splitlines()[0])
+            self.logger.log(level, f"the script was told to stop ({exchange.stop_reason}): {told}")
         elif exchange.task_name is None:
             # The next task fails with the whole text; if none comes, the end of the job tells.
             self._untold_failure = how if self._runner.has_failed else ""
@@ -175,14 +182,20 @@ class InProcessBackend(ClientAPIBackendSpec):
         if thread is None:
             return
         self._data_bus.publish([TOPIC_STOP], "the job ends")
-        thread.join(SCRIPT_STOP_TIMEOUT)
-        if thread.is_alive():
-            self.logger.warning(
-                f"{self._runner.name} did not stop within {SCRIPT_STOP_TIMEOUT} s; its thread is left to itself"
-            )
+        self._await_end(thread)
         if self._untold_failure and not self._was_told:
             self.logger.error(f"the script failed after its last task: {self._untold_failure}")
         self._cleanup.close()
+
+    def _await_end(self, thread: threading.Thread) -> None:
+        limit = SCRIPT_STOP_TIMEOUT
+        thread.join(limit)
+        if thread.is_alive() and self._exchange.has_answered:
+            name, limit = self._runner.name, SCRIPT_END_TIMEOUT
+            self.logger.info(f"{name} goes on after its last task: the end of the job waits {limit:g} s for it")
+            thread.join(limit)
+        if thread.is_alive():
+            self.logger.warning(f"{self._runner.name} did not stop within {limit:g} s; its thread is left to itself")
 
 
 def _check_script_path(path: Optional[str]) -> None:

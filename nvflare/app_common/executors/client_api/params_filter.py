@@ -30,6 +30,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.params_converter import ParamsConverter
 from nvflare.app_common.executors.client_api.formats.job_formats import register_tensors
+from nvflare.private.privacy_manager import Scope
 from nvflare.security.logging import secure_format_exception
 
 
@@ -88,6 +89,14 @@ class ParamsConverterFilter(Filter):
             raise ValueError(f"{what}: {secure_format_exception(e)}") from e
         _expect_tensors()
         return shareable
+
+
+def converts_results(fl_ctx: FLContext) -> bool:
+    """Whether a ParamsConverterFilter of the job converts results before they are sent."""
+    chains = getattr(fl_ctx.get_prop(FLContextKey.RUNNER), Scope.TASK_RESULT_FILTERS_NAME, None)
+    if not isinstance(chains, dict):
+        return False  # the runner of a unit test has none
+    return any(isinstance(one, ParamsConverterFilter) for chain in chains.values() for one in chain)
 
 
 def _expect_tensors() -> None:

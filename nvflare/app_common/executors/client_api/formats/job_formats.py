@@ -65,7 +65,9 @@ def job_formats(carries_tensors: bool = False) -> dict:
     except ValueError as e:
         raise TrainerError(str(e)) from None
     exchanged, expected, _ = formats.values()
-    if exchanged == ExchangeFormat.PYTORCH and expected != ExchangeFormat.NUMPY:
+    if exchanged == ExchangeFormat.PYTORCH:
+        # A server that expects NumPy may send tensors all the same, which one without a decomposer would wait for.
+        carries_tensors = carries_tensors or expected == ExchangeFormat.NUMPY
         (carry_tensors if carries_tensors and "torch" not in sys.modules else register_tensors)()
     if expected not in (exchanged, ExchangeFormat.NUMPY) and ExchangeFormat.RAW not in (exchanged, expected):
         logger.warning(

@@ -40,14 +40,16 @@ _CONTAINERS = (dict, list, tuple, set)
 class ResultConverter(ParamsConverter):
     """Converts a result to what the server expects, and sees to it that it arrives as it was sent."""
 
-    def __init__(self, converter: Optional[ParamsConverter]):
+    def __init__(self, converter: Optional[ParamsConverter], passes_objects: bool = False):
         """Initializes the converter.
 
         Args:
             converter: nvflare's, to the server's format; None: the script uses that format itself.
+            passes_objects: whether a filter of the job's own in this process may yet convert what cannot be sent.
         """
         super().__init__()
         self._converter = converter
+        self._passes_objects = passes_objects
 
     def process(self, task_name: str, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """Converts one result, and makes it ready to be sent.
@@ -64,7 +66,7 @@ class ResultConverter(ParamsConverter):
             dxo.data = self._convertible(task_name, dxo.data)
             if self._converter:
                 dxo = from_shareable(self._converter.process(task_name, dxo.update_shareable(shareable), fl_ctx))
-            dxo.data = sendable(dxo.data, "parameter", self._tensor_of)
+            dxo.data = sendable(dxo.data, "parameter", self._tensor_of, passes_objects=self._passes_objects)
         meta, metrics = dict(dxo.meta), {}
         if MetaKey.INITIAL_METRICS in meta:
             metrics[MetaKey.INITIAL_METRICS] = numbers(meta.pop(MetaKey.INITIAL_METRICS), "metric")
@@ -99,7 +101,12 @@ class ResultConverter(ParamsConverter):
 
     def _tensor_of(self, tensor) -> Any:
         """Returns the tensor as safetensors takes it, and FOBS: a dense torch.Tensor, and no subclass."""
-        if self._converter or not fobs.get_dot_handler(dots.TENSOR_DOWNLOAD):
+        if self._converter:
+            raise Unsendable(
+                "is a torch tensor, and this job's server expects NumPy: send a NumPy array, or set both "
+                "params_exchange_format and server_expected_format to pytorch in the job's client config"
+            )
+        if not fobs.get_dot_handler(dots.TENSOR_DOWNLOAD):
             raise Unsendable(
                 "is a torch tensor, and this job sends none: set params_exchange_format to pytorch in the job's client "
                 "config, or send NumPy arrays"

@@ -30,6 +30,7 @@ from functools import lru_cache
 from io import BytesIO
 from typing import Any, Callable, Optional, Sequence
 
+from nvflare.apis.analytix import AnalyticsDataType
 from nvflare.apis.utils.decomposers import flare_decomposers
 from nvflare.app_common.decomposers import common_decomposers
 from nvflare.fuel.utils import fobs
@@ -46,6 +47,13 @@ MIN_INT, MAX_INT = -(2**63), 2**64 - 1
 
 # The kinds of NumPy's scalars that are a number or a text of Python.
 _PLAIN_KINDS = "biufSU"
+# Of these data types, trackers keep the values as texts.
+_TRACKED_AS_TEXT = (
+    AnalyticsDataType.PARAMETER,
+    AnalyticsDataType.PARAMETERS,
+    AnalyticsDataType.TAG,
+    AnalyticsDataType.TAGS,
+)
 # FOBS makes these up for any class, but the other side does not put together what it was never told of.
 _GENERIC_DECOMPOSERS = {get_class_name(DataClassDecomposer), get_class_name(EnumTypeDecomposer)}
 
@@ -61,7 +69,9 @@ class Unsendable(Exception):
         self.path = []  # the names that lead to it
 
 
-def sendable(value: Any, kind: str, on_tensor: Callable, numbers: bool = False, path: tuple = ()) -> Any:
+def sendable(
+    value: Any, kind: str, on_tensor: Callable, numbers: bool = False, passes_objects: bool = False, path: tuple = ()
+) -> Any:
     """Returns a nested value as it can be sent; it, or a copy of the same content.
 
     Args:
@@ -69,13 +79,14 @@ def sendable(value: Any, kind: str, on_tensor: Callable, numbers: bool = False, 
         kind: what it is, for an error.
         on_tensor: (torch tensor) -> what to send in its place; may raise Unsendable.
         numbers: whether NumPy's scalars become the numbers of Python that they stand for.
+        passes_objects: whether objects are left as they are, since somebody converts them before they are sent.
         path: names that precede those in `value`, for an error.
 
     Raises:
         ValueError: something in it would not arrive as it was sent; names it and says why.
     """
     try:
-        return _Walk(on_tensor, numbers).visit(value, 0)
+        return _Walk(on_tensor, numbers, passes_objects).visit(value, 0)
     except Unsendable as e:
         names = ".".join(map(str, (*path, *e.path)))
         raise ValueError(f"{kind} {_brief.repr(names) if names else 'data'} {e}") from e.__cause__
@@ -84,10 +95,22 @@ def sendable(value: Any, kind: str, on_tensor: Callable, numbers: bool = False, 
 def record_fields(tag: str, **fields) -> dict:
     """Returns the fields of a log record as they can be sent; they are those of nvflare's create_analytic_dxo.
 
+    Parameters and tags that cannot be sent as they are become texts, which trackers make of all of them.
+
     Raises:
         ValueError: one of them cannot be sent; names record and field, and says why.
     """
+    value = fields.get("value")
+    if fields.get("data_type") in _TRACKED_AS_TEXT:
+        fields["value"] = {k: _or_text(v) for k, v in value.items()} if isinstance(value, dict) else _or_text(value)
     return sendable({"tag": tag, **fields}, "log record", number_of, numbers=True, path=(tag,))
+
+
+def _or_text(value: Any) -> Any:
+    try:
+        return sendable(value, "", number_of, numbers=True)
+    except ValueError:
+        return str(value)
 
 
 def number_of(tensor) -> Any:
@@ -102,9 +125,10 @@ def number_of(tensor) -> Any:
 
 
 class _Walk:
-    def __init__(self, on_tensor: Callable, numbers: bool):
+    def __init__(self, on_tensor: Callable, numbers: bool, passes_objects: bool = False):
         self._on_tensor = on_tensor
         self._numbers = numbers
+        self._passes_objects = passes_objects
 
     def visit(self, value: Any, depth: int) -> Any:
         """Returns what to send for a value; `depth` is the number of containers around it."""
@@ -170,7 +194,8 @@ class _Walk:
         return value if get_class_name(type(value)) in _shared_types() else self._visit_object(value, depth)
 
     def _visit_object(self, value: Any, depth: int) -> Any:
-        _CONTENTS.visit(_taken_apart(value), depth + 1)
+        if not self._passes_objects:
+            _CONTENTS.visit(_taken_apart(value), depth + 1)
         return value
 
 

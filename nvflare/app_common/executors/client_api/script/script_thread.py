@@ -106,6 +106,8 @@ class ScriptThread(TaskScriptRunner):
         default_hook(args)
         if self._line_of(args.exc_traceback) is None or not self._api.owner.is_here:
             return  # no thread of the script, or one of a child that it has forked
+        if isinstance(args.exc_value, SystemExit) and not args.exc_value.code:
+            return  # it has ended itself, as by a return
         try:
             raise args.exc_value
         except BaseException as e:

@@ -37,6 +37,7 @@ class TaskHandover:
         self.result: Any = _NO_RESULT  # of the open task
         self.script_end: Optional[str] = None  # how the script ended, once it has
         self.stop_reason: Optional[str] = None  # why the script is to end, once it is
+        self.has_answered = False  # the script owes no result: it has sent one, or knows that there is no more task
         self.task_name: Optional[str] = None  # of the open task: the one that the executor waits for
         self._open: Optional[object] = None  # stands for the open task
         self._received: Optional[object] = None  # for the task that the script works on
@@ -62,6 +63,7 @@ class TaskHandover:
             if self.delivered is None or self.stop_reason is not None:
                 return None
             task, self.delivered, self._received = self.delivered, None, self._open
+            self.has_answered = False
             self.changed.notify_all()
             return self.task_name, task
 
@@ -72,6 +74,7 @@ class TaskHandover:
     def submit(self, result: Any) -> bool:
         """Takes the script's result if it is the first one for the open task; tells whether it was taken."""
         with self.changed:
+            self.has_answered = True
             if not self._open or self._received is not self._open or self.has_result:
                 return False
             self.result = result

@@ -54,7 +54,14 @@ class InProcessTrainerAPI(InProcessClientAPI):
     class forgets its model at the end of `send()`, when the next task may already be there.
     """
 
-    def __init__(self, config: dict, exchange: TaskHandover):
+    def __init__(self, config: dict, exchange: TaskHandover, passes_objects: bool):
+        """Initializes the API.
+
+        Args:
+            config: as ClientConfig reads it.
+            exchange: with the executor.
+            passes_objects: see ResultConverter.
+        """
         super().__init__(task_metadata=config)
         unsubscribe_all(self)  # the base class only sets flags that it polls
         self.data_bus.subscribe([TOPIC_GLOBAL_RESULT], self._on_task)
@@ -72,7 +79,7 @@ class InProcessTrainerAPI(InProcessClientAPI):
             formats.get_eval_task(),
             formats.get_submit_model_task(),
         )
-        self._to_nvflare = ResultConverter(to_nvflare)
+        self._to_nvflare = ResultConverter(to_nvflare, passes_objects)
         self._script_copy = ScriptCopy(formats.get_transfer_type())
 
     def init(self, rank: Optional[str] = None, config: Optional[dict] = None) -> None:
@@ -116,6 +123,7 @@ class InProcessTrainerAPI(InProcessClientAPI):
         received = self._exchange.receive(lambda: self.stop or self.fl_model is not None, timeout)
         if self.stop:
             self.fl_model = None
+            self._exchange.has_answered = True
         if received:
             task_name, shareable = received
             self.meta[ConfigKey.TASK_NAME] = task_name

@@ -350,7 +350,7 @@ class BackendContract:
                 (flare.log, ("a", 2**64, SCALAR)),
                 (flare.log, ("a", "\ud800", TEXT)),
                 (flare.log, ("\udfff", "text", TEXT)),
-                (MLflowWriter().log_params, ({"b": {"c": Opaque()}},)),
+                (MLflowWriter().log_metrics, ({"b": {"c": Opaque()}},)),
                 (MLflowWriter().log_metric, ("a", 1.0, -1)),
             ]):
                 try:
@@ -366,11 +366,33 @@ class BackendContract:
             "ValueError: log record 'a.value' is an integer of 65 bits, which cannot be sent: at most 64 can",
             "ValueError: log record 'a.value' is no text that can be sent: it has a lone surrogate at 0",
             r"ValueError: log record '\udfff.tag' is no text that can be sent: it has a lone surrogate at 0",
-            "ValueError: log record 'params.value.b.c' is of type __main__.Opaque, which cannot be sent: FOBS has no "
+            "ValueError: log record 'metrics.value.b.c' is of type __main__.Opaque, which cannot be sent: FOBS has no "
             "decomposer for it",
             "ValueError: expect step to be non-negative int, but got -1.",
         ]
         assert job.log_records == [("good", number, None) for number in range(6)]
+
+    def test_parameters_and_tags_that_cannot_be_sent_are_logged_as_texts(self, job):
+        script = """
+            from pathlib import PurePosixPath
+            import nvflare.client as flare
+            from nvflare.client.tracking import MLflowWriter
+            flare.init()
+            flare.receive()
+            path = PurePosixPath("data/train.csv")
+            MLflowWriter().log_param("a", path)
+            MLflowWriter().log_params({"b": path, "c": 1, "d": [path]})
+            MLflowWriter().set_tags({"e": path, "f": "text"})
+            flare.send(flare.FLModel(metrics={"loss": 0.5}))
+        """
+        self.start(job, script)
+        model_of(job.execute("train", make_task()))
+        path = "data/train.csv"
+        assert job.log_records == [
+            ("a", path, None),
+            ("params", {"b": path, "c": 1, "d": f"[PurePosixPath('{path}')]"}, None),
+            ("tags", {"e": path, "f": "text"}, None),
+        ]
 
     # Values
 

@@ -138,6 +138,13 @@ class FormatsContract:
         assert type(model.params["weights"]) is np.ndarray and model.params["weights"].dtype == np.float32
         assert (model.params["weights"] == expected).all()
 
+    @pytest.mark.parametrize("size", [SMALL, LARGE])
+    def test_tensors_of_a_server_that_expects_arrays(self, torch, start, client_config, size):
+        client_config(params_exchange_format="pytorch")
+        job = start(ADD_ONE)
+        params = model_of(job.execute("train", make_task(w=torch.ones(size)))).params
+        assert type(params["w"]) is np.ndarray and params["w"].size == size and (params["w"] == 2.0).all()
+
     @pytest.mark.parametrize("sent", ["flare.FLModel(params=model.params)", "model"], ids=["another", "the received"])
     @pytest.mark.parametrize("size", [SMALL, LARGE])
     def test_difference_of_a_model_that_is_trained_in_place(self, start, client_config, size, sent):

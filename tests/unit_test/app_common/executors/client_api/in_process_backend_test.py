@@ -186,6 +186,29 @@ class TestTheEndOfAScript:
             assert_failed(job.execute("train", make_task()), *texts)
 
     @a_thread_dies
+    @pytest.mark.parametrize("code", ["", "0"])
+    def test_thread_that_ends_itself_has_not_died(self, job, code):
+        script = f"""
+            import sys
+            import threading
+            import nvflare.client as flare
+
+            def look():
+                flare.is_running()
+                sys.exit({code})
+
+            flare.init()
+            while flare.is_running():
+                thread = threading.Thread(target=look)
+                thread.start()
+                thread.join()
+                flare.send(flare.FLModel(params=flare.receive().params))
+        """
+        job.start(in_process(job, script))
+        for _ in range(2):
+            model_of(job.execute("train", make_task()))
+
+    @a_thread_dies
     def test_thread_that_helps_dies_and_the_training_goes_on(self, job):
         script = """
             import threading
@@ -274,6 +297,44 @@ class TestTheEndOfAScript:
         warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
         assert any("script.py did not stop within 0.2 s" in warning for warning in warnings)
         go_on.open()  # what it sends now goes nowhere; `nothing_left` waits for its thread
+
+    @pytest.mark.parametrize("statement", ["pass", "flare.is_running()"])
+    def test_end_of_the_job_waits_for_a_script_that_owes_no_result(self, job, monkeypatch, site_log, statement):
+        monkeypatch.setattr(in_process_backend, "SCRIPT_STOP_TIMEOUT", 0.2)
+        script = f"""
+            from pathlib import Path
+            import nvflare.client as flare
+            flare.init()
+            model = flare.receive()
+            flare.send(flare.FLModel(params=model.params))
+            {statement}
+            Path(__file__).with_name("go_on").read_text()
+            Path(__file__).with_name("saved").write_text("")
+        """
+        go_on = job.gate("go_on")
+        job.start(in_process(job, script))
+        model_of(job.execute("train", make_task()))
+        ending = threading.Thread(target=job.end)
+        ending.start()
+        site_log.wait_for("script.py goes on after its last task")
+        go_on.open()
+        ending.join()
+        assert job.custom_dir.joinpath("saved").exists()
+        assert [record for record in site_log.records if record.levelno >= logging.WARNING] == []
+
+    def test_failure_of_a_script_that_was_told_to_stop_is_a_warning(self, job, caplog):
+        script = """
+            import nvflare.client as flare
+            flare.init()
+            while flare.is_running():
+                flare.send(flare.FLModel(params=flare.receive().params))
+            raise RuntimeError("cannot save the model")
+        """
+        job.start(in_process(job, script))
+        model_of(job.execute("train", make_task()))
+        job.end()
+        (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert "script.py raised RuntimeError at line 6" in warning and "cannot save the model" in warning
 
     def test_script_left_behind_does_not_disturb_the_next_job(self, job, job_factory, monkeypatch):
         monkeypatch.setattr(in_process_backend, "SCRIPT_STOP_TIMEOUT", 0.2)

@@ -15,6 +15,7 @@
 """A job's own ParamsConverter components as filters, through nvflare's own filter chain and an in-process script."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,7 +32,13 @@ from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.job_config.api import FedJob
 from nvflare.job_config.defs import FilterType
 from nvflare.private.privacy_manager import Scope
-from tests.unit_test.app_common.executors.job_harness import JobHarness, make_submit_model_task, make_task, model_of
+from tests.unit_test.app_common.executors.job_harness import (
+    JobHarness,
+    assert_failed,
+    make_submit_model_task,
+    make_task,
+    model_of,
+)
 
 SCRIPT = """
     import nvflare.client as flare
@@ -40,6 +47,15 @@ SCRIPT = """
         params = flare.receive().params or {"doubled": 7}
         assert params.keys() <= {"doubled", "w"}
         flare.send(flare.FLModel(params={name: value + 1 for name, value in params.items()}))
+"""
+
+SCRIPT_OF_OBJECTS = """
+    import nvflare.client as flare
+    flare.init()
+    while flare.is_running():
+        model = flare.receive()
+        model.params["w"].values += 1
+        flare.send(flare.FLModel(params=model.params))
 """
 
 
@@ -54,6 +70,23 @@ class FromServer(ParamsConverter):
 class ToServer(ParamsConverter):
     def convert(self, params, fl_ctx):
         return {fl_ctx.get_prop("name_at_server"): params["doubled"] / 2}
+
+
+class Weights:
+    """A model that only the script and its converters know."""
+
+    def __init__(self, values):
+        self.values = values
+
+
+class ToWeights(ParamsConverter):
+    def convert(self, params, fl_ctx):
+        return {name: Weights(value) for name, value in params.items()}
+
+
+class FromWeights(ParamsConverter):
+    def convert(self, params, fl_ctx):
+        return {name: weights.values for name, weights in params.items()}
 
 
 class AddTen(Filter):
@@ -76,10 +109,11 @@ class Site:
     def __init__(self, job: JobHarness):
         self.job = job
 
-    def start(self, data_filters: list, result_filters: list, components: dict) -> "Site":
+    def start(self, data_filters: list, result_filters: list, components: dict, script: str = SCRIPT) -> "Site":
         self._data_filters, self._result_filters = data_filters, result_filters
-        executor = ClientAPIExecutor("in_process", task_script_path=self.job.script(SCRIPT))
-        self.job.start(executor, *data_filters, *result_filters, components=components)
+        executor = ClientAPIExecutor("in_process", task_script_path=self.job.script(script))
+        runner = SimpleNamespace(task_result_filters={"train" + FilterKey.DELIMITER + FilterKey.OUT: result_filters})
+        self.job.start(executor, *data_filters, *result_filters, components=components, runner=runner)
         return self
 
     def run(self, name: str, task: Shareable) -> Shareable:
@@ -126,6 +160,15 @@ class TestConversion:
         site.start(*filters, converters(from_server=["train"], to_server=["train"]))
         result = site.run(AppConstants.TASK_SUBMIT_MODEL, make_submit_model_task())
         assert model_of(result).params == {"doubled": 8}
+
+    def test_objects_that_only_the_script_and_its_converters_know(self, site):
+        filters = [ParamsConverterFilter("from_server")], [ParamsConverterFilter("to_server")]
+        site.start(*filters, {"from_server": ToWeights(), "to_server": FromWeights()}, SCRIPT_OF_OBJECTS)
+        assert model_of(site.run("train", make_task(2.0))).params["w"].tolist() == [3.0] * 4
+
+    def test_objects_that_nothing_converts_are_named(self, site):
+        site.start([ParamsConverterFilter("from_server")], [], {"from_server": ToWeights()}, SCRIPT_OF_OBJECTS)
+        assert_failed(site.run("train", make_task(2.0)), "parameter 'w' is of type", "Weights, which cannot be sent")
 
     def test_failed_task_is_not_converted(self, job):
         failure = make_reply(ReturnCode.EXECUTION_EXCEPTION)

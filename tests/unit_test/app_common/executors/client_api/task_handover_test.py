@@ -89,6 +89,17 @@ class TestTaskHandover:
         exchange.close_task()
         assert received(exchange) is None
 
+    def test_script_owes_a_result_until_it_has_sent_one(self, exchange):
+        assert not exchange.has_answered
+        for name in ("first", "second"):
+            exchange.open_task(name)
+            exchange.deliver(task(name))
+            received(exchange)
+            assert not exchange.has_answered
+            exchange.close_task()
+            exchange.submit(Shareable())
+            assert exchange.has_answered
+
     def test_nothing_is_held_after_a_task(self, in_task):
         in_task.submit(Shareable())
         in_task.close_task()
