@@ -14,7 +14,7 @@
 
 """A job config that is changed in its text and in its data at once.
 
-    ConfigDocument(text, syntax): text -> data (nvflare's parser) and text -> spans (config_scan)
+    ConfigDocument(text, syntax): text -> data (config_parse) and text -> spans (config_scan)
     set, rename, delete, insert: change the spans' text, and the data in the same way
     verified_text(): parses the changed text and compares it with the changed data
 
@@ -28,6 +28,7 @@ from typing import Any, Iterable, Optional, Tuple
 
 import yaml
 
+from nvflare.app_common.executors.client_api.migration.config_parse import parse
 from nvflare.app_common.executors.client_api.migration.config_scan import (
     HOCON,
     JSON,
@@ -37,33 +38,11 @@ from nvflare.app_common.executors.client_api.migration.config_scan import (
     Node,
     scan,
 )
-from nvflare.fuel.utils.config import ConfigFormat
-from nvflare.fuel.utils.config_factory import ConfigFactory
 
 Path = Tuple  # of keys and positions, from the root
 
 # A comment that is a piece of config which somebody has switched off.
 _SWITCHED_OFF = re.compile(r"\s*(?:#|//)+\s*(?:[{}\[\]]|- |\"?[\w.@$-]+\"?\s*(?:\+?=|[:{\[]))")
-
-
-def parse(text: str, syntax: str) -> dict:
-    """Returns the data of a config as nvflare reads it.
-
-    Raises:
-        ConfigEditError: it is broken, and why.
-    """
-    try:
-        if syntax == JSON:
-            data = json.loads(text)
-        elif syntax == YAML:
-            data = yaml.safe_load(text)  # what OmegaConf has before it resolves its own references
-        else:
-            data = ConfigFactory.get_config_loader(ConfigFormat.PYHOCON).load_config_from_str(text).to_dict()
-    except Exception as e:  # of three parsers, each with errors of its own
-        raise ConfigEditError(" ".join(str(e).split())[:300] or type(e).__name__) from e
-    if not isinstance(data, dict):
-        raise ConfigEditError("the config is not a map of keys to values")
-    return data
 
 
 class ConfigDocument:
@@ -150,6 +129,9 @@ class ConfigDocument:
         if kept and gone and node.entries[-1].comma is None and kept[-1].comma is not None:
             edits.append((kept[-1].comma, kept[-1].comma + 1, ""))
         self._apply(edits)
+        node = self._node(path)
+        if gone and not self.text[node.inner_start : node.inner_end].strip():  # no comment either
+            self._apply([(node.inner_start, node.inner_end, "")])
 
     def insert(self, path: Path, key: Optional[str], value: Any, after: Optional[Any] = None) -> None:
         """Adds an entry to a map, or with key None to a list: behind the entry `after`, or first."""

@@ -110,7 +110,7 @@ class _BracketScanner:
         """Skips white space and comments; tells whether there was a line end among them."""
         start = self._at
         while self._at < len(self._text):
-            if self._peek().isspace() or self._peek() == "\ufeff":
+            if self._peek().isspace():
                 self._at += 1
             elif not self._is_json and (self._peek() == "#" or self._peek(2) == "//"):
                 end = self._text.find("\n", self._at)

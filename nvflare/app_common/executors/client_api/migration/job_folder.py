@@ -23,18 +23,25 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Iterator, List
+from typing import Iterator, List, NamedTuple, Tuple
 
 from nvflare.apis.fl_constant import JobConstants
 from nvflare.app_common.executors.client_api.migration.app import Migrated, migrate_config
-from nvflare.app_common.executors.client_api.migration.config_edit import ConfigEditError, parse
-from nvflare.app_common.executors.client_api.migration.config_scan import HOCON, JSON, YAML
-from nvflare.app_common.executors.client_api.migration.job import ServerConfig, Surroundings
+from nvflare.app_common.executors.client_api.migration.config_parse import parse
+from nvflare.app_common.executors.client_api.migration.config_scan import HOCON, JSON, YAML, ConfigEditError
+from nvflare.app_common.executors.client_api.migration.job import Row, ServerConfig, Surroundings
+from nvflare.app_common.executors.client_api.migration.knobs import NOTE
 from nvflare.fuel.utils.config import ConfigFormat
+from nvflare.lighter.tool_consts import NVFLARE_SIG_FILE
 
 OK, NOT_MIGRATED, USAGE = 0, 1, 2
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
 _SYNTAX = {ConfigFormat.JSON: JSON, ConfigFormat.PYHOCON: HOCON, ConfigFormat.OMEGACONF: YAML}
+_MARK = "\ufeff"
+_STALE_SIGNATURE = (
+    "signed as it was before: submit_job signs the whole job anew; handed over in any other way, sign it again, or the "
+    "server refuses the job"
+)
 
 
 class MigrationError(Exception):
@@ -63,7 +70,7 @@ class ClientConfig:
         # The one place where the legacy executors look for the job's keys.
         has_job_keys = path.name == JobConstants.CLIENT_JOB_CONFIG and path.parent in (app, app / "config")
         self._surroundings = Surroundings(app / "custom", has_job_keys, servers)
-        self._text, self._line_end = _decode(path, self.content)
+        self._text, self._form = _decode(path, self.content, syntax)
         self.result = Migrated(self._text, [])
 
     def migrate(self, target: str) -> None:
@@ -71,6 +78,8 @@ class ClientConfig:
             self.result = migrate_config(self._text, self._syntax, target, self._surroundings)
         except ConfigEditError as e:
             raise MigrationError(f"{self.path}: {e}") from e
+        if self.has_changed and (self.path.parent / NVFLARE_SIG_FILE).exists():
+            self.result.rows.append(Row("config", NVFLARE_SIG_FILE, None, NOTE, "", _STALE_SIGNATURE))
 
     @property
     def has_changed(self) -> bool:
@@ -78,7 +87,7 @@ class ClientConfig:
 
     @property
     def new_content(self) -> bytes:
-        return self.result.text.replace("\n", self._line_end).encode("utf-8")
+        return (self._form.mark + self.result.text.replace("\n", self._form.line_end)).encode("utf-8")
 
     def diff(self, name: str) -> str:
         lines = [text.splitlines(keepends=True) for text in (self._text, self.result.text)]
@@ -92,13 +101,26 @@ class ClientConfig:
             raise MigrationError(f"{self.path} has changed meanwhile: nothing was written")
 
 
-def _decode(path: Path, content: bytes) -> tuple:
-    """Returns the text with plain line ends, and the line end that the file has."""
+class _Form(NamedTuple):
+    """What a file has besides its text."""
+
+    mark: str  # a byte order mark, or nothing
+    line_end: str
+
+
+def _decode(path: Path, content: bytes, syntax: str) -> Tuple[str, _Form]:
+    """Returns the text, with plain line ends if all are of one kind, and what the file has besides."""
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as e:
         raise MigrationError(f"{path} is not a text file: {e}") from e
-    return text.replace("\r\n", "\n"), "\r\n" if "\r\n" in text else "\n"
+    mark = _MARK if text.startswith(_MARK) else ""
+    if mark and syntax != YAML:
+        raise MigrationError(f"{path} begins with a byte order mark, and nvflare cannot read it: save it without one")
+    text = text[len(mark) :]
+    if "\n" not in text.replace("\r\n", ""):
+        return text.replace("\r\n", "\n"), _Form(mark, "\r\n" if "\r\n" in text else "\n")
+    return text, _Form(mark, "\n")
 
 
 def _read(path: Path) -> bytes:
@@ -139,7 +161,7 @@ def find_servers(job_dir: Path) -> List[ServerConfig]:
     servers = []
     for path, syntax, _ in _find(job_dir, JobConstants.SERVER_JOB_CONFIG):
         try:
-            data, problem = parse(_decode(path, _read(path))[0], syntax), ""
+            data, problem = parse(_decode(path, _read(path), syntax)[0], syntax), ""
         except (MigrationError, ConfigEditError) as e:
             data, problem = {}, str(e)
         servers.append(ServerConfig(str(path.relative_to(job_dir)), data, problem))

@@ -120,7 +120,7 @@ BROAD = {
     "arrays/pull.py": (1, "the top of a thread"),
     "formats/result_converter.py": (2, "converters"),
     "formats/sendable.py": (1, "what FOBS takes out of an object"),
-    "migration/config_edit.py": (1, "three parsers"),
+    "migration/config_parse.py": (1, "three parsers"),
     "migration/job_folder.py": (2, "undone"),
     "migration/parts.py": (2, "constructors of a job's components"),
     "process/foreign_launcher.py": (2, "a launcher of the job's"),

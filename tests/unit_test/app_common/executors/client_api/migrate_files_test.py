@@ -32,6 +32,14 @@ from nvflare.app_common.executors.client_api.migrate import (
     write_in_place,
 )
 from nvflare.fuel.utils.config_factory import ConfigFactory
+from nvflare.lighter.utils import (
+    Identity,
+    generate_cert,
+    generate_keys,
+    serialize_cert,
+    sign_folders,
+    verify_folder_signature,
+)
 from tests.unit_test.app_common.executors.client_api.migration_parts import JOBS, config_file, load, new_executors
 
 SHAPES = sorted(path.name for path in JOBS.iterdir() if path.name != "two_sites")
@@ -41,6 +49,14 @@ class TestWriting:
     @pytest.fixture
     def two_sites(self, tmp_path):
         return shutil.copytree(JOBS / "two_sites", tmp_path / "job")
+
+    @pytest.fixture
+    def signer(self, tmp_path):
+        """nvflare's own: one function signs a job's folder, the other tells whether a server would take it."""
+        key, public_key = generate_keys()
+        path = tmp_path / "signer.crt"
+        path.write_bytes(serialize_cert(generate_cert(Identity("a"), Identity("a"), key, public_key, ca=True)))
+        return lambda job: sign_folders(job, key, path), lambda job: verify_folder_signature(job, path)
 
     def test_report_alone_writes_nothing(self, two_sites, capsys):
         before = {path: path.read_bytes() for path in two_sites.rglob("*.json")}
@@ -144,6 +160,16 @@ class TestWriting:
             write_in_place(configs)
         assert configs[0].path.read_bytes() == before
 
+    def test_a_signature_that_fits_no_more_is_named(self, two_sites, tmp_path, signer, capsys):
+        sign, is_signed = signer
+        sign(two_sites)
+        assert is_signed(two_sites)
+        assert main([str(two_sites), "--in-place"]) == OK
+        assert capsys.readouterr().out.count("submit_job signs the whole job anew") == 2 and not is_signed(two_sites)
+        sign(two_sites)
+        assert main([str(two_sites), "--in-place"]) == OK
+        assert is_signed(two_sites) and "signs" not in capsys.readouterr().out
+
     def test_of_several_configs_the_one_that_nvflare_takes(self, tmp_path, capsys):
         job = shutil.copytree(JOBS / "swarm", tmp_path / "job")
         shutil.copy(JOBS / "in_process_pt" / "config_fed_client.json", job)
@@ -159,6 +185,8 @@ class TestBadInput:
             ("config_fed_client.json", b"", "line 1"),
             ("config_fed_client.json", b"[]", "not a map"),
             ("config_fed_client.json", b"\xff\xfe\x00", "not a text file"),
+            ("config_fed_client.json", b'\xef\xbb\xbf{"a": 1}', "begins with a byte order mark, and nvflare cannot"),
+            ("config_fed_client.conf", b"\xef\xbb\xbfa = 1\n", "begins with a byte order mark, and nvflare cannot"),
             ("config_fed_client.json", b"{" * 100000, "line 1"),
             ("config_fed_client.json", b"[" * 100000, "nested too deeply"),
             ("config_fed_client.json", b'{"a": 1, "a": 2}', "the key a is there twice"),

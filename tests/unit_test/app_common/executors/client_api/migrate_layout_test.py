@@ -17,7 +17,7 @@ import shutil
 
 import pytest
 
-from nvflare.app_common.executors.client_api.migrate import main
+from nvflare.app_common.executors.client_api.migrate import OK, main
 from nvflare.app_common.executors.client_api.migration.config_edit import ConfigDocument
 from nvflare.app_common.executors.client_api.migration.config_scan import HOCON, JSON, YAML, ConfigEditError
 from tests.unit_test.app_common.executors.client_api.migration_parts import JOBS, config_file
@@ -62,12 +62,36 @@ class TestComments:
         added = [line for line in after.splitlines(keepends=True) if line not in before]
         assert len(added) == 6
 
+    @pytest.mark.parametrize("name", ["launcher_file_pipe", "launcher_metrics", "launcher_all_knobs"])
+    @pytest.mark.parametrize("odd", [0, 1])
+    def test_line_ends_of_two_kinds_stay(self, name, odd, tmp_path):
+        added = []
+        for job in (shutil.copytree(JOBS / name, tmp_path / folder) for folder in ("plain", "mixed")):
+            before = config_file(job).read_bytes().splitlines(keepends=True)
+            if job.name == "mixed":
+                before[odd::2] = [line.replace(b"\n", b"\r\n") for line in before[odd::2]]
+            config_file(job).write_bytes(b"".join(before))
+            assert main([str(job), "--in-place"]) == OK
+            after = config_file(job).read_bytes().splitlines(keepends=True)
+            added.append([line.replace(b"\r\n", b"\n") for line in after if line not in before])
+        assert added[0] == added[1]
+
+    def test_byte_order_mark_of_a_yaml_stays(self, tmp_path):
+        """nvflare reads such a file, and none of another kind."""
+        job = shutil.copytree(JOBS / "launcher_all_knobs", tmp_path / "job")
+        plain = shutil.copytree(job, tmp_path / "plain")
+        config_file(job).write_bytes(b"\xef\xbb\xbf" + config_file(job).read_bytes())
+        assert main([str(job), "--in-place"]) == main([str(plain), "--in-place"]) == OK
+        assert config_file(job).read_bytes() == b"\xef\xbb\xbf" + config_file(plain).read_bytes()
+
 
 # syntax, text, edit -> text
 EDITS = {
     "last of a line": (JSON, '{"a": [1, 2, 3]}', ("delete", ("a",), [1, 2]), '{"a": [1]}'),
     "first of a line": (JSON, '{"a": [1, 2, 3]}', ("delete", ("a",), [0, 1]), '{"a": [3]}'),
     "all of a line": (JSON, '{"a": [1, 2]}', ("delete", ("a",), [0, 1]), '{"a": []}'),
+    "all lines": (JSON, '{\n  "a": [\n    1,\n    2\n  ]\n}', ("delete", ("a",), [0, 1]), '{\n  "a": []\n}'),
+    "all lines but a comment": (HOCON, "a = [\n  1 # x\n\n  # y\n]", ("delete", ("a",), [0]), "a = [\n  # y\n]"),
     "last line": (JSON, '{\n  "a": 1,\n  "b": 2\n}', ("delete", (), ["b"]), '{\n  "a": 1\n}'),
     "comment above and beside": (
         HOCON,
@@ -143,6 +167,19 @@ class TestEdits:
         assert document.verified_text() == "a.b = 1\nc = 3\n"
         with pytest.raises(ConfigEditError, match="write it with braces"):
             document.set(("a", "b"), 2)
+
+    def test_values_of_yaml_are_what_omegaconf_makes_of_them(self):
+        text = "a: 1e3\nb: 2020-01-01\nc: -1_0.5e+2\nd: 1:30\ne: .5\nf: 2020-01-01 10:00:00\ng: 1e\n"
+        expected = {
+            "a": 1000.0,
+            "b": "2020-01-01",
+            "c": -1050.0,
+            "d": 90,
+            "e": 0.5,
+            "f": "2020-01-01 10:00:00",
+            "g": "1e",
+        }
+        assert ConfigDocument(text, YAML).data == expected
 
     def test_text_that_means_something_else_is_found(self):
         """nvflare's parser for .conf makes durations of such words."""
