@@ -120,10 +120,7 @@ class ConfigDocument:
         for key in sorted(keys, reverse=True) if node.kind == "list" else keys:
             del holder[key]
         if gone and not kept and node.is_block:
-            colon = self.text.index(":", self._entry(path).key_end)
-            leads = [self.text[self._lead_start(node, entry) : self._line_start(entry.start)] for entry in gone]
-            left = "".join("\n" + lead.rstrip("\n") for lead in leads if self._is_switched_off(lead))
-            self._apply([(colon + 1, node.end, (" []" if node.kind == "list" else " {}") + left)])
+            self._apply([self._emptied_block(path, node)])
             return
         edits = [self._removal(node, entry) for entry in gone]
         if kept and gone and node.entries[-1].comma is None and kept[-1].comma is not None:
@@ -151,6 +148,16 @@ class ConfigDocument:
         else:
             entry = node.entries[after] if key is None else node.find(after)
             self._apply(self._behind(node, entry, key, value))
+
+    def _emptied_block(self, path: Path, node: Node) -> tuple:
+        """A block of YAML without entries; what is said beside its key stays."""
+        colon = self.text.index(":", self._entry(path).key_end)
+        leads = [self.text[self._lead_start(node, entry) : self._line_start(entry.start)] for entry in node.entries]
+        left = "".join("\n" + lead.rstrip("\n") for lead in leads if self._is_switched_off(lead))
+        beside = self.text[colon + 1 : self._line_end(colon)].rstrip()
+        empty = (" []" if node.kind == "list" else " {}") + (beside if self._is_comment(beside) else "")
+        rest = self._line_end(node.end)
+        return colon + 1, rest if self._is_comment(self.text[node.end : rest]) else node.end, empty + left
 
     # Finding
 

@@ -33,6 +33,11 @@ _QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)*"')
 _TRIPLE_QUOTED = re.compile(r'"""(?:.|\n)*?"""')
 _UNQUOTED = re.compile(r"(?:(?!//)[^\n,{}\[\]#\"])+")
 
+# Of OmegaConf, in a .yml: relative, or into the lists in which entries move.
+_MOVING_REFERENCE = re.compile(
+    r"(?<!\\)\$\{\s*(?:\.|\[|(?:executors|components|task_data_filters|task_result_filters)[.\[])[^}]*\}?"
+)
+
 
 class ConfigEditError(ValueError):
     """The config cannot be read, or not be changed in place; says why and, as far as it is known, in which line."""
@@ -222,6 +227,10 @@ def _scan_yaml(text: str) -> Node:
     for token in tokens:
         if isinstance(token, (yaml.AnchorToken, yaml.AliasToken)):
             raise ConfigEditError(f"line {token.start_mark.line + 1}: an anchor or alias: write the value in its place")
+        moving = _MOVING_REFERENCE.search(token.value) if isinstance(token, yaml.ScalarToken) else None
+        if moving:
+            what = f"{moving.group()} refers to a place that may move: write the value in its place"
+            raise ConfigEditError(f"line {token.start_mark.line + 1}: {what}")
         if isinstance(token, yaml.TagToken):
             raise ConfigEditError(f"line {token.start_mark.line + 1}: a tag: write the plain value")
     if root is None:

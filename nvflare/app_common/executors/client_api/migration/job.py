@@ -23,6 +23,7 @@ from typing import Any, Iterable, List, NamedTuple, Optional
 
 from nvflare.app_common.executors.client_api.migration.advice import unknown_component
 from nvflare.app_common.executors.client_api.migration.config_edit import ConfigDocument
+from nvflare.app_common.executors.client_api.migration.config_scan import YAML
 from nvflare.app_common.executors.client_api.migration.knobs import REFUSED
 from nvflare.app_common.executors.client_api.migration.parts import PartError, Variables, is_disabled
 
@@ -82,7 +83,7 @@ class LegacyJob:
         self.document = document
         self.target = target
         self.surroundings = surroundings
-        self.variables = Variables(document.data)
+        self.variables = Variables(document.data, document.syntax == YAML)
         self.components = {}  # id -> config, references resolved
         for config in self.entries("components"):
             resolved = self.variables.component(config)

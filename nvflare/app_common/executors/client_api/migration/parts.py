@@ -34,6 +34,8 @@ from nvflare.app_common.executors.client_api.migration.knobs import LEGACY_EXECU
 _ATTRIBUTES = {"task_wait_timeout": "task_wait_time"}
 _SITE_VARIABLES = {value for name, value in vars(SystemVarName).items() if name.isupper()}
 _REFERENCE = re.compile(r"\{([^{}]*)\}")
+# Resolvers (`${oc.env:NAME}`) are a site's affair.
+_INTERPOLATION = re.compile(r"(?<!\\)\$\{([^\s{}\[\]:.]+(?:\.[^\s{}\[\]:.]+)*)\}")
 # Bounds of what references may lead to: levels, characters.
 MAX_DEPTH, MAX_LENGTH = 20, 100_000
 
@@ -47,10 +49,14 @@ class UnknownPart(PartError):
 
 
 class Variables:
-    """The `{name}` references of a job config: to its own top-level keys, or to what a site fills in."""
+    """The `{name}` references of a job config: to its own top-level keys, or to what a site fills in.
 
-    def __init__(self, data: dict):
+    A .yml may have OmegaConf's `${key.of.key}`, too, which are resolved before the others.
+    """
+
+    def __init__(self, data: dict, is_yaml: bool = False):
         self._data = data
+        self._is_yaml = is_yaml
 
     def resolve(self, value: Any, depth: int = 0) -> Any:
         """Returns a value with its references resolved as nvflare does; what only a site knows stays as it is.
@@ -64,6 +70,9 @@ class Variables:
             return value
         if depth > MAX_DEPTH or len(value) > MAX_LENGTH:
             raise PartError(f"the references in {value[:60]!r} go in a circle or make too long a text: write the value")
+        interpolated = self._interpolated(value) if self._is_yaml else value
+        if interpolated != value:
+            return self.resolve(interpolated, depth + 1)
         name = value.strip()[1:-1]
         if value.strip() == f"{{{name}}}" and not set("{}") & set(name):
             if name in _SITE_VARIABLES or name[:1] in ("@", "$") or ":" in name:
@@ -74,6 +83,20 @@ class Variables:
             return value  # nothing to resolve, or nvflare leaves it alone because one is missing
         found = {name: str(self.resolve(self._data[name], depth + 1)) for name in names & set(self._data)}
         return self.resolve(_REFERENCE.sub(lambda m: found.get(m.group(1), m.group()), value), depth + 1)
+
+    def _interpolated(self, value: str) -> Any:
+        whole = _INTERPOLATION.fullmatch(value)
+        if whole:
+            return self._at(whole.group(1))
+        return _INTERPOLATION.sub(lambda m: str(self._at(m.group(1))), value)
+
+    def _at(self, path: str) -> Any:
+        data = self._data
+        for key in path.split("."):
+            if not isinstance(data, dict) or key not in data:
+                raise PartError(f"there is no key {path}, to which ${{{path}}} refers")
+            data = data[key]
+        return data
 
     def component(self, config: Any) -> dict:
         """Returns the config of a component with its own values and arguments resolved."""

@@ -198,6 +198,12 @@ class TestBadInput:
             ("config_fed_client.conf", b"a {\n", "} is missing"),
             ("config_fed_client.yml", b"a: &x 1\nb: *x\n", "line 1: an anchor or alias"),
             ("config_fed_client.yml", b"a: !!python/object:os.system x\n", "line 1: a tag"),
+            (
+                "config_fed_client.yml",
+                b"a: 1\nb: ${components[0].id}\n",
+                "line 2: ${components[0].id} refers to a place",
+            ),
+            ("config_fed_client.yml", b"a: {b: 1, c: '/${.b}'}\n", "line 1: ${.b} refers to a place that may move"),
             ("config_fed_client.yml", b"a: [\n", "expected the node content"),
             ("config_fed_client.yml", b"a: 1\n---\nb: 1\n", "expected a single document"),
             ("config_fed_client.yml", b"", "the config is empty"),

@@ -134,6 +134,12 @@ EDITS = {
     ),
     "block of YAML": (YAML, "a:\n- b: 1\n- c: 2\nd: 3\n", ("delete", ("a",), [0]), "a:\n- c: 2\nd: 3\n"),
     "whole block of YAML": (YAML, "a:\n- b: 1\n- c: 2\nd: 3\n", ("delete", ("a",), [0, 1]), "a: []\nd: 3\n"),
+    "whole block of YAML with comments beside": (
+        YAML,
+        "a:  # all\n  # one\n  - b: 1\n  - c: 2 # two\n  # of d\nd: 3\n",
+        ("delete", ("a",), [0, 1]),
+        "a: []  # all\n  # of d\nd: 3\n",
+    ),
     "item of a YAML block": (
         YAML,
         "a:\n  - b: 1  # one\nd: 3\n",

@@ -22,6 +22,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nvflare.app_common.executors.client_api.migrate import NOT_MIGRATED, OK, main
 from nvflare.app_common.executors.client_api.migration.advice import shell_syntax
@@ -367,6 +368,28 @@ class TestMeaning:
         config = migrated_config(make_job(tmp_path, executor, parts, starter="l", way="p"))
         assert config["components"] == []
         assert new_executors(config)[0]["args"] == external("python3 -u custom/train.py")
+
+    def test_references_of_a_yaml_are_resolved_and_kept(self, tmp_path, capsys):
+        """OmegaConf's own, which it resolves before nvflare sees them."""
+        executor = launcher_executor(
+            params_exchange_format="${site.format}", heartbeat_timeout="${limit}", pipe_id="${pipe}"
+        )
+        parts = launcher_parts(script="python3 ${site.script} {limit} ${oc.env:HOME}", launch_once="${site.once}")
+        site = {"format": "pytorch", "script": "a.py", "once": False}
+        path = (
+            make_job(tmp_path, executor, parts, site=site, limit=7, pipe="pipe") / "app/config/config_fed_client.json"
+        )
+        path = path.rename(path.with_suffix(".yml"))
+        assert main([str(path.parent), "--in-place"]) == OK
+        config = yaml.safe_load(path.read_text())
+        assert new_executors(config)[0]["args"] == {
+            "execution_mode": "external_process",
+            "command": "python3 ${site.script} {limit} ${oc.env:HOME}",
+            "launch_once": "${site.once}",
+            "heartbeat_timeout": "${limit}",
+        }
+        assert config["params_exchange_format"] == "${site.format}" and config["components"] == []
+        assert "shell" not in capsys.readouterr().out.replace("never given to a shell", "")
 
     def test_format_key_may_be_a_variable(self, tmp_path):
         executor = launcher_executor(params_exchange_format="{format}")
