@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from nvflare.app_common.executors.client_api.process.process_guard import KILL_LIMIT
+from nvflare.app_common.executors.client_api.process.process_table import KILL_LIMIT
 from nvflare.client.constants import CLIENT_API_CONFIG
 from tests.integration_test.client_api.external_jobs import (
     RANKS,

@@ -141,6 +141,8 @@ class _Trainer:
         Late heartbeats alone prove nothing: a C call may hold the interpreter for minutes, and uses the CPU meanwhile.
         """
         usage, limit = self.launcher.tree.usage(), self._context.heartbeat_timeout
+        if usage is None:
+            return ""  # nothing is known but that the process lives
         if silence < self._last_silence:
             self._usage, self._look_at = usage, limit
         self._last_silence = silence

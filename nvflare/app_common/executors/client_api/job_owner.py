@@ -65,7 +65,9 @@ class Owner(NamedTuple):
 def _start_time(pid) -> str:
     """Returns when a process was started, in clock ticks; empty if there is none that lives, or no /proc."""
     fields = read_line(f"/proc/{int(pid)}/stat").rpartition(")")[2].split()
-    return "".join(fields[19:20]) if fields[:1] not in (["Z"], ["X"]) else ""
+    if fields[:1] in (["Z"], ["X"]) and int(fields[17]) < 2:
+        return ""  # where other threads live on it is the main thread alone that has ended
+    return "".join(fields[19:20])
 
 
 def read_line(path: str) -> str:

@@ -12,12 +12,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""All limits of a trainer process and its output, but those of the guard itself, which stand in its file.
+"""All limits of a trainer process and its output, but those of the guard itself, which stand in files of its own.
 
 Times are in seconds. A job can set the first two, by arguments of its executor, and no other one.
 """
 
-from nvflare.app_common.executors.client_api.process.process_guard import KILL_LIMIT
+from nvflare.app_common.executors.client_api.process.process_table import KILL_LIMIT
 
 # For an exit by itself after the end of the session, and from SIGTERM to SIGKILL: what is not set.
 SHUTDOWN_TIMEOUT = 30.0

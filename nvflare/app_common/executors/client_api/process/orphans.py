@@ -20,13 +20,23 @@ So the tag of a tree tells who has launched it, and the next job that launches s
 
 import os
 import re
+import signal
 import uuid
 from pathlib import Path
 
 from nvflare.app_common.executors.client_api.job_owner import Owner
-from nvflare.app_common.executors.client_api.process import process_guard
+from nvflare.app_common.executors.client_api.process.process_table import (
+    TAG_NAME,
+    Process,
+    end_tree,
+    list_processes,
+    read_file,
+    send_signal,
+)
 
-_TAG = re.compile(rf"(?:^|\0){process_guard.TAG_NAME}=([0-9a-f]+_([^\0]+))\0")
+# The script that is the guard of a tree.
+GUARD = Path(__file__).with_name("process_guard.py")
+_TAG = re.compile(rf"(?:^|\0){TAG_NAME}=([0-9a-f]+_([^\0]+))\0")
 
 
 def new_tag() -> str:
@@ -37,15 +47,21 @@ def new_tag() -> str:
 def end_orphans() -> int:
     """Kills the trees of this user whose launcher and guard are gone; returns how many processes that were.
 
-    Where there is no /proc none is found. Of launchers in other PID namespaces it is not known whether they are gone.
+    A guard that was stopped (SIGSTOP) when its launcher died is woken: it ends its tree itself. Where there is no /proc
+    none is found. Of launchers in other PID namespaces it is not known whether they are gone.
     """
     owned, tags = set(), set()
-    for pid in (name for name in os.listdir("/proc") if name.isdigit()) if process_guard.HAS_PROC else ():
-        if found := _TAG.search(_read(pid, "environ")):
-            tags.add(found[1])
-            if _is_guard(pid) or not _is_gone(found[2]):
-                owned.add(found[1])
-    return sum(process_guard.end_tree(tag, 0)[0] for tag in tags - owned)
+    for process in list_processes():
+        if found := _TAG.search(_text(process, "environ")):
+            tag, is_owned = found[1], not _is_gone(found[2])
+            if not is_owned and GUARD.name in _text(process, "cmdline"):
+                is_owned = True
+                if (pidfd := send_signal(process, signal.SIGCONT)) is not None:
+                    os.close(pidfd)
+            tags.add(tag)
+            if is_owned:
+                owned.add(tag)
+    return sum(end_tree(tag, None)[0] for tag in tags - owned)
 
 
 def _is_gone(launcher: str) -> bool:
@@ -55,12 +71,5 @@ def _is_gone(launcher: str) -> bool:
         return False  # it is no tag of ours
 
 
-def _is_guard(pid: str) -> bool:
-    return os.path.basename(process_guard.__file__) in _read(pid, "cmdline")
-
-
-def _read(pid: str, name: str) -> str:
-    try:
-        return Path("/proc", pid, name).read_text(errors="replace")
-    except OSError:
-        return ""  # gone, or another user's
+def _text(process: Process, name: str) -> str:
+    return read_file(process, name).decode(errors="replace")

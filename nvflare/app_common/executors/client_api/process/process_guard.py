@@ -22,8 +22,8 @@ command in a session of its own and stays its parent. Data flow:
   "kill COUNT", "gone".
 - stdout and stderr go from the command straight to the CJ.
 On Linux the guard is a child subreaper, so that every orphan of the tree becomes its child, and the kernel kills the
-command should the guard be killed. A tag in the environment finds the tree without the guard: the CJ imports
-`find_tree` and `end_tree` for that. Only cheap imports here: they delay every launch.
+command should the guard be killed. A tag in the environment finds the tree, for the guard and without it: see
+process_table.py, the only import beside the standard library's cheap ones, which delay every launch.
 """
 
 import os
@@ -31,159 +31,16 @@ import select
 import signal
 import sys
 import time
-from collections import namedtuple
 from contextlib import suppress
 
-# The guard's own limits; the others of this room are in limits.py, which a guard cannot import. None can be set.
-# Seconds in which processes are expected to vanish after SIGKILL.
-KILL_LIMIT = 1.5
-# Seconds between two scans: catches what was forked during a scan, and kernels without pidfd.
-RESCAN_INTERVAL = 0.05
+from process_table import KILL_LIMIT, RESCAN_INTERVAL, TAG_NAME, end_tree, open_pidfd, signal_tree
+
 # poll() counts milliseconds in 31 bits; a longer wait is taken up again.
 MAX_POLL = 1_000_000
 
-TAG_NAME = "NVFLARE_TRAINER_TAG"
 LIFELINE = 0
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-HAS_PROC = os.path.exists("/proc/self/stat")
-
-# state is the letter of /proc/PID/stat; start_time and cpu are in clock ticks, cpu includes reaped children.
-Process = namedtuple("Process", "pid ppid group state start_time cpu")
-
-
-def read_process(pid):
-    """Returns the Process of a pid, None if there is none."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as f:
-            data = f.read()
-    except OSError:
-        return None
-    fields = data[data.rindex(b")") + 2 :].split()  # the name before it may contain anything
-    ppid, group, start_time = (int(fields[index]) for index in (1, 2, 19))
-    return Process(pid, ppid, group, fields[0].decode(), start_time, sum(map(int, fields[11:15])))
-
-
-def _is_tagged(pid, entry):
-    try:
-        with open(f"/proc/{pid}/environ", "rb", buffering=0) as f:
-            return entry in f.read()
-    except OSError:
-        return False  # gone, or another user's
-
-
-def find_tree(tag):
-    """Finds the living processes that carry the tag, and their descendants, except the caller.
-
-    A process that overwrote its environment is found through its parent, an orphan through its tag.
-
-    Args:
-        tag (str): value of TAG_NAME in the environment of the tree.
-
-    Returns:
-        A list of Process; empty where there is no /proc.
-    """
-    if not HAS_PROC:
-        return []
-    processes = [p for p in map(read_process, (int(name) for name in os.listdir("/proc") if name.isdigit())) if p]
-    entry = f"{TAG_NAME}={tag}".encode()
-    children = {}
-    for process in processes:
-        children.setdefault(process.ppid, []).append(process)
-    found = {}
-    pending = [p for p in processes if p.state not in "ZX" and _is_tagged(p.pid, entry)]
-    while pending:
-        process = pending.pop()
-        if process.pid not in found:
-            found[process.pid] = process
-            pending.extend(children.get(process.pid, ()))
-    return [p for p in found.values() if p.state not in "ZX" and p.pid != os.getpid()]
-
-
-def _open_pidfd(pid):
-    try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):
-        return None  # gone, or no pidfd on this platform
-
-
-def send_signal(process, *signums):
-    """Signals a Process, and never a later one with the same pid.
-
-    Returns:
-        A pidfd, for the caller to close, if the process was there and the platform has pidfds; else None.
-    """
-    pidfd = _open_pidfd(process.pid)
-    # The pidfd pins whatever has the pid now; the start time tells whether that is still the process of the scan.
-    current = read_process(process.pid)
-    if current and current.start_time == process.start_time:
-        try:
-            for signum in signums:
-                if pidfd is None:
-                    os.kill(process.pid, signum)
-                else:
-                    signal.pidfd_send_signal(pidfd, signum)
-            return pidfd
-        except OSError:
-            pass  # just gone, or another user's
-    if pidfd is not None:
-        os.close(pidfd)
-    return None
-
-
-def signal_tree(tag, group, *signums):
-    """Signals every process of a tree (without /proc: the process group) once.
-
-    Returns:
-        (pidfds, number of processes found); the caller closes the pidfds.
-    """
-    if not HAS_PROC:
-        return [], int(_signal_group(group, *signums))
-    tree = find_tree(tag)
-    pidfds = [fd for fd in (send_signal(process, *signums) for process in tree) if fd is not None]
-    if signal.SIGKILL in signums:
-        # Who forks a successor and exits at once is ahead of every scan; its group is not, the kernel kills it as one.
-        for found in {process.group for process in tree} - {os.getpgrp()}:
-            _signal_group(found, *signums)
-    return pidfds, len(tree)
-
-
-def _signal_group(group, *signums):
-    with suppress(OSError):  # it is gone, or another user's
-        for signum in signums:
-            os.killpg(group, signum)
-        return True
-    return False
-
-
-def end_tree(tag, group, limit=KILL_LIMIT):
-    """SIGKILLs a tree until nothing of it lives, what is forked meanwhile included.
-
-    Args:
-        tag (str): value of TAG_NAME in the environment of the tree.
-        group (int): process group of the command, for platforms without /proc.
-        limit (float): seconds.
-
-    Returns:
-        (number of processes found at first, whether none lives any more)
-    """
-    deadline = time.monotonic() + limit
-    first = None
-    while True:
-        pidfds, count = signal_tree(tag, group, signal.SIGKILL)
-        first = count if first is None else first
-        poller = select.poll()
-        for pidfd in pidfds:
-            poller.register(pidfd, select.POLLIN)
-        try:
-            if count == 0 or not HAS_PROC:
-                return first, True
-            if time.monotonic() >= deadline:
-                return first, False
-            poller.poll(RESCAN_INTERVAL * 1000)  # returns as soon as one of them has died
-        finally:
-            for pidfd in pidfds:
-                os.close(pidfd)
 
 
 def _load_prctl():
@@ -257,7 +114,7 @@ class Guard:
         poller = select.poll()
         handlers = {LIFELINE: self._on_lifeline, wakeups[0]: self._on_signal}
         # A copy of the lifeline in a forked child of the CJ must not hide the CJ's death.
-        cj = _open_pidfd(os.getppid())
+        cj = open_pidfd(os.getppid())
         if cj is not None:
             handlers[cj] = self._on_cj_end
         for fd in handlers:
@@ -269,8 +126,8 @@ class Guard:
                     poller.unregister(fd)
             if self.deadline is not None and time.monotonic() >= self.deadline:
                 self._kill()
-        if self.deadline is not None and not self.is_subreaper:
-            end_tree(self.tag, self.leader)  # orphans went to init
+        if not self.is_subreaper:
+            end_tree(self.tag, self.leader)  # orphans went to init; the group's number may soon be another one's
         self.report("gone")
 
     def _reap(self):

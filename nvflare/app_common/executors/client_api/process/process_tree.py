@@ -39,8 +39,8 @@ from enum import Enum
 from typing import Callable, List, Mapping, NamedTuple, Optional, Sequence
 
 from nvflare.app_common.executors.client_api.formats.outside_text import told_by_script
-from nvflare.app_common.executors.client_api.process import limits, process_guard
-from nvflare.app_common.executors.client_api.process.orphans import new_tag
+from nvflare.app_common.executors.client_api.process import limits, process_table
+from nvflare.app_common.executors.client_api.process.orphans import GUARD, new_tag
 from nvflare.app_common.executors.client_api.process.output_lines import OutputLines
 
 logger = logging.getLogger(__name__)
@@ -118,6 +118,7 @@ class OwnedTree:
         self._tag = new_tag()
         self._since = time.monotonic()  # the launch, later the stop
         self._guard: Optional[subprocess.Popen] = None
+        self._group: Optional[int] = None  # of the command, until the guard says that nothing is left
         self._status_fd = -1
         self._thread = threading.Thread(target=self._watch, name="trainer-watch", daemon=True)
 
@@ -130,7 +131,7 @@ class OwnedTree:
         if os.name != "posix":
             raise TrainerLaunchError(f"trainer processes need a POSIX system, this is {sys.platform}")
         try:
-            self._start_guard({**env, process_guard.TAG_NAME: self._tag})
+            self._start_guard({**env, process_table.TAG_NAME: self._tag})
         except (OSError, ValueError, TypeError, RuntimeError) as e:  # out of descriptors, of threads; a null byte
             self._fail(f"cannot start the process guard of {self._command[0][0]!r}: {e}")
         with self._changed:
@@ -146,7 +147,7 @@ class OwnedTree:
             undo.callback(os.close, self._status_fd)
             try:
                 self._guard = subprocess.Popen(
-                    [sys.executable, "-I", "-S", process_guard.__file__, str(guard_status_fd), *self._guard_args],
+                    [sys.executable, "-EsS", str(GUARD), str(guard_status_fd), *self._guard_args],
                     bufsize=0,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
@@ -169,9 +170,11 @@ class OwnedTree:
         with self._changed:
             return self._changed.wait_for(lambda: self.status in _ENDED, timeout)
 
-    def usage(self) -> TreeUsage:
-        """Returns CPU use and state of the whole tree, from /proc: tells a frozen trainer from a busy one."""
-        tree = process_guard.find_tree(self._tag)
+    def usage(self) -> Optional[TreeUsage]:
+        """Returns what tells a frozen trainer from a busy one, of the whole tree; None where there is no /proc."""
+        if not process_table.HAS_PROC:
+            return None
+        tree = process_table.find_tree(self._tag)
         states = [process.state for process in tree if process.pid != self._guard.pid]
         ticks = sum(process.cpu for process in tree)
         return TreeUsage(ticks / os.sysconf("SC_CLK_TCK"), bool(states) and all(state in "Tt" for state in states))
@@ -196,7 +199,7 @@ class OwnedTree:
         if self._thread.is_alive():
             self._log("the process guard does not answer: SIGKILL to all")
             self._guard.kill()
-        _, is_clean = process_guard.end_tree(self._tag, self.pid)
+        _, is_clean = process_table.end_tree(self._tag, self._group)
         self._thread.join(limits.GUARD_LIMIT)
         with self._changed:
             self._move(ProcessStatus.STOPPED, "nothing is left" if is_clean else "processes survive SIGKILL")
@@ -241,13 +244,15 @@ class OwnedTree:
     def _on_report(self, event: str, *values: str) -> None:
         if event == "pid":
             with self._changed:
-                self.pid = int(values[0])
+                self.pid = self._group = int(values[0])
                 self._move(ProcessStatus.RUNNING, f"pid {self.pid}, guard {self._guard.pid}")
         elif event == "error":
             self.error = _launch_error(*self._command, values[0], int(values[1]))
         elif event == "exit":
             self.returncode = os.waitstatus_to_exitcode(int(values[0]))
             self._leader_ended(describe_exit(self.returncode))
+        elif event == "gone":
+            self._group = None  # its number may be another one's by now
         elif event in ("term", "kill"):
             self._log(f"SIG{event.upper()} to {values[0]} processes")
 
@@ -265,7 +270,7 @@ class OwnedTree:
         except subprocess.TimeoutExpired:
             self._guard.kill()
             self._guard.wait()
-        process_guard.end_tree(self._tag, self.pid)
+        process_table.end_tree(self._tag, self._group)
         if self.status is ProcessStatus.RUNNING:
             self._leader_ended(f"its process guard ended first: {describe_exit(self._guard.returncode)}")
         self._drain()

@@ -17,10 +17,12 @@
 Used as `python misbehaving_child.py ignore_sigterm grandchild say=ready hang`.
 """
 
+import ctypes
 import itertools
 import os
 import signal
 import sys
+import threading
 import time
 
 
@@ -89,6 +91,21 @@ def freeze(_):
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def end_main_thread(text):
+    """Says something in another thread once the main one has ended, and goes on there for ever."""
+
+    def go_on():
+        state = ""
+        while state != "Z":  # soon
+            with open(f"/proc/self/task/{os.getpid()}/stat") as f:
+                state = f.read().rpartition(")")[2].split()[0]
+        say(text)
+        hang(None)
+
+    threading.Thread(target=go_on).start()
+    ctypes.CDLL(None).pthread_exit(None)
+
+
 def close_output(_):
     os.close(1)
     os.close(2)
@@ -120,6 +137,7 @@ ACTIONS = {
     "storm": storm,
     "spin": spin,
     "freeze": freeze,
+    "end_main_thread": end_main_thread,
     "close_output": close_output,
     "flood": flood,
     "show_environment": show_environment,

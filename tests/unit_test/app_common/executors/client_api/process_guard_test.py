@@ -22,7 +22,10 @@ import uuid
 import pytest
 
 from nvflare.app_common.executors.client_api.arguments import MAX_SECONDS
-from nvflare.app_common.executors.client_api.process import process_guard
+from nvflare.app_common.executors.client_api.job_owner import Owner
+from nvflare.app_common.executors.client_api.process import process_table
+from nvflare.app_common.executors.client_api.process.orphans import GUARD
+from tests.unit_test.app_common.executors.client_api.process_watch import CHILD
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -31,14 +34,14 @@ IGNORES_TERM = ("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1000; d
 
 
 def tagged_environment(tag):
-    return {**os.environ, process_guard.TAG_NAME: tag}
+    return {**os.environ, process_table.TAG_NAME: tag}
 
 
 @pytest.fixture
 def tag():
     value = uuid.uuid4().hex
     yield value
-    assert process_guard.find_tree(value) == []
+    assert process_table.find_tree(value) == []
 
 
 @pytest.fixture
@@ -55,9 +58,8 @@ class Guard:
         self.status_fd, child_status = os.pipe()
         argv = [
             sys.executable,
-            "-I",
-            "-S",
-            process_guard.__file__,
+            "-EsS",
+            str(GUARD),
             str(child_status),
             str(grace),
             str(left_file),
@@ -168,21 +170,32 @@ def test_tree_is_found_by_tag_and_by_parent(tag):
     argv = ["sh", "-c", "env -i sleep 1000 & echo $!; wait"]
     with subprocess.Popen(argv, env=tagged_environment(tag), stdout=subprocess.PIPE, text=True) as shell:
         child = int(shell.stdout.readline())
-        assert {process.pid for process in process_guard.find_tree(tag)} == {shell.pid, child}
-        assert process_guard.end_tree(tag, shell.pid) == (2, True)
-        assert process_guard.find_tree(tag) == []
+        assert {process.pid for process in process_table.find_tree(tag)} == {shell.pid, child}
+        assert process_table.end_tree(tag, shell.pid) == (2, True)
+        assert process_table.find_tree(tag) == []
+
+
+def test_process_whose_main_thread_alone_has_ended_is_found(tag):
+    argv = [sys.executable, CHILD, "end_main_thread=ready"]
+    with subprocess.Popen(argv, env=tagged_environment(tag), stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        (found,) = process_table.find_tree(tag)
+        owner = Owner.here()._replace(pid=str(process.pid), start=str(found.start_time))
+        assert (found.pid, found.state, owner.is_gone) == (process.pid, "S", False)
+        assert process_table.end_tree(tag, process.pid) == (1, True)
+        assert owner.is_gone
 
 
 def test_a_reused_pid_is_not_signalled(sleeper):
-    process = process_guard.read_process(sleeper.pid)
+    process = process_table.read_process(sleeper.pid)
     earlier = process._replace(start_time=process.start_time - 1)
-    assert process_guard.send_signal(earlier, signal.SIGKILL) is None
-    assert process_guard.read_process(sleeper.pid).state not in "ZX"
+    assert process_table.send_signal(earlier, signal.SIGKILL) is None
+    assert process_table.read_process(sleeper.pid).state not in "ZX"
 
 
 def test_no_process_has_this_pid(sleeper):
-    process = process_guard.read_process(sleeper.pid)
+    process = process_table.read_process(sleeper.pid)
     sleeper.kill()
     sleeper.wait()
-    assert process_guard.read_process(sleeper.pid) is None
-    assert process_guard.send_signal(process, signal.SIGTERM) is None
+    assert process_table.read_process(sleeper.pid) is None
+    assert process_table.send_signal(process, signal.SIGTERM) is None

@@ -27,6 +27,7 @@ from contextlib import contextmanager
 import pytest
 
 MARKER = "TRAINER_PROCESS_TEST"
+CHILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "misbehaving_child.py")
 # The marks of a module whose tests use this.
 WITH_PROCESSES = [pytest.mark.watchdog(180), pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]
 

@@ -23,6 +23,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import uuid
 
@@ -39,8 +40,9 @@ from nvflare.app_common.executors.client_api.process.limits import (
     TAIL_BYTES,
     TAIL_LINES,
 )
+from nvflare.app_common.executors.client_api.process.orphans import end_orphans
 from nvflare.app_common.executors.client_api.process.output_lines import OutputLines
-from nvflare.app_common.executors.client_api.process.process_guard import read_process
+from nvflare.app_common.executors.client_api.process.process_table import read_process
 from nvflare.app_common.executors.client_api.process.process_tree import (
     ProcessStatus,
     TrainerLaunchError,
@@ -48,6 +50,7 @@ from nvflare.app_common.executors.client_api.process.process_tree import (
 )
 from nvflare.app_common.executors.client_api.process.trainer_process import TrainerProcess, split_command
 from tests.unit_test.app_common.executors.client_api.process_watch import (
+    CHILD,
     MARKER,
     few_descriptors,
     marked_pids,
@@ -56,7 +59,8 @@ from tests.unit_test.app_common.executors.client_api.process_watch import (
 )
 
 LIMIT = 30.0  # seconds that a wait for an event may take
-CHILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "misbehaving_child.py")
+# Runs a command where there is no /proc.
+NO_PROC = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -291,7 +295,8 @@ class TestDeathOfAnOwner:
         trainer.stop(0.0, 0.1)
         assert trainer.tree.exit_text == "killed by SIGKILL"
 
-    def test_cj_killed(self, marker):
+    @pytest.mark.parametrize("is_guard_stopped", [False, True])
+    def test_cj_killed(self, marker, is_guard_stopped):
         code = (
             "import os, sys, threading\n"
             "from nvflare.app_common.executors.client_api.process.process_tree import OwnedTree\n"
@@ -306,8 +311,14 @@ class TestDeathOfAnOwner:
                 assert "ready\n" in lines
                 tree = marked_pids(marker) - {cj.pid}
                 assert len(tree) == 4  # guard, command, grandchild, daemon
+                if is_guard_stopped:
+                    (guard,) = [pid for pid in tree if read_process(pid).ppid == cj.pid]
+                    os.kill(guard, signal.SIGSTOP)
             finally:
                 cj.kill()
+        if is_guard_stopped:
+            assert wait_gone(tree, 0.0) == tree
+            end_orphans()  # as the next job does
         assert wait_gone(tree, LIMIT) == set()
 
 
@@ -355,6 +366,41 @@ class TestLaunchFailures:
             trainer.launch(["no-such-command"])
         trainer.run("exit=0")
         assert trainer.await_exit() == "exit code 0"
+
+
+class TestWithoutProc:
+    """As on macOS, where nothing is known of a tree but its process group."""
+
+    CODE = """
+        import os
+        import sys
+        from nvflare.app_common.executors.client_api.process.process_tree import OwnedTree, TrainerLaunchError
+
+        def start(*argv):
+            tree = OwnedTree(argv, os.curdir, 60.0, print, print)
+            tree.start(os.environ)
+            return tree
+
+        killed = []
+        sys.addaudithook(lambda event, args: event == "os.killpg" and killed.append(args))
+        try:
+            start("no-such-command")
+        except TrainerLaunchError as e:
+            print(e)
+        start("true").stop(60.0, 60.0)
+        tree = start("sleep", "1000")
+        print("usage", tree.usage())
+        tree.stop(0.0, 60.0)
+        print("killed", killed)
+    """
+
+    def test_group_is_ended_by_its_guard_and_not_by_its_number_later(self):
+        if not shutil.which("unshare") or subprocess.run([*NO_PROC, "true"], stderr=subprocess.DEVNULL).returncode:
+            pytest.skip("no mounts here")
+        command = [*NO_PROC, sys.executable, "-c", textwrap.dedent(self.CODE)]
+        lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=LIMIT).stdout.splitlines()
+        assert lines[0].startswith("command not found: 'no-such-command'")
+        assert lines[1:] == ["exit code 0", "usage None", "killed by SIGTERM", "killed []"]
 
 
 class TestLauncher:
