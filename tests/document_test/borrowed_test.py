@@ -18,6 +18,7 @@ import ast
 import importlib
 import inspect
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,13 +31,18 @@ PACKAGE = client_api.__name__
 FOLDER = Path(client_api.__path__[0])
 SOURCES = {str(path.relative_to(FOLDER)): path.read_text() for path in FOLDER.rglob("*.py")}
 SOURCES["client_api_executor.py"] = (FOLDER.parent / "client_api_executor.py").read_text()
-TREES = {place: ast.parse(source) for place, source in SOURCES.items()}
 
 LIST = (PROJECT / "docs" / "design" / "borrowed.md").read_text()
 ROWS = [line.strip("| ").split(" | ") for line in LIST.splitlines() if line.startswith("| `")]
 LISTED = {(name, place) for row in ROWS for name in re.findall(r"`(\w+)`", row[0]) for place in row[1].split("`")[1::2]}
 # Public names of Python that look private.
 PUBLIC = {"_exit", "_asdict"}
+
+
+@cache
+def trees() -> dict:
+    """By place. Late: each worker of pytest-xdist collects this module, and one needs them."""
+    return {place: ast.parse(source) for place, source in SOURCES.items()}
 
 
 def is_private(name: str) -> bool:
@@ -53,7 +59,7 @@ def is_of(kind: type, module) -> bool:
 
 def defined_names() -> set:
     """All names that our source gives to functions, classes and variables."""
-    nodes = [node for tree in TREES.values() for node in ast.walk(tree)]
+    nodes = [node for tree in trees().values() for node in ast.walk(tree)]
     names = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
     return names | {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
@@ -61,7 +67,7 @@ def defined_names() -> set:
 def own_attributes() -> set:
     """All names of attributes that a class of ours assigns to its objects, or declares."""
     names = set()
-    for node in (node for tree in TREES.values() for node in ast.walk(tree)):
+    for node in (node for tree in trees().values() for node in ast.walk(tree)):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
             names.add(node.attr)
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
@@ -72,7 +78,7 @@ def own_attributes() -> set:
 def overridden_names() -> set:
     """Private methods of nvflare's that a class of ours overrides, with their places."""
     found = set()
-    for place in (place for place in TREES if place.rpartition("/")[2] not in NEIGHBOURS):
+    for place in (place for place in SOURCES if place.rpartition("/")[2] not in NEIGHBOURS):
         in_executors = place == "client_api_executor.py"
         prefix = PACKAGE.rpartition(".")[0] if in_executors else PACKAGE
         module = importlib.import_module(f"{prefix}.{place[:-3]}".replace("/", ".").removesuffix(".__init__"))
@@ -88,7 +94,7 @@ def overridden_names() -> set:
 def borrowed_names() -> set:
     """Private names that are imported from nvflare, or used and none of ours, with their places."""
     found, ours = set(), defined_names() | own_attributes() | PUBLIC
-    for place, node in ((place, node) for place, tree in TREES.items() for node in ast.walk(tree)):
+    for place, node in ((place, node) for place, tree in trees().items() for node in ast.walk(tree)):
         if isinstance(node, ast.ImportFrom) and is_nvflares(node.module or ""):
             found.update((alias.name, place) for alias in node.names if is_private(alias.name))
         elif isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in ours:
@@ -102,7 +108,7 @@ def borrowed_names() -> set:
 def replaced_names() -> set:
     """What is assigned to modules and classes of nvflare, and deep inside of something, with the places."""
     found, ours = set(), own_attributes()
-    for place, tree in TREES.items():
+    for place, tree in trees().items():
         imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
         theirs = {
             alias.asname or alias.name

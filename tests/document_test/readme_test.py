@@ -19,6 +19,7 @@ import enum
 import inspect
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -153,8 +154,12 @@ SAYING = [
     NVFLARE / "app_common" / "widgets" / "streaming.py",
     NVFLARE / "app_opt" / "lightning" / "api.py",
 ]
-# Without " in " and the like, by which any two texts could be linked.
-TEXTS = {text for path in SAYING for text in texts_of(path) if not re.fullmatch(r"(?=.* ) ?\w{0,4} ?", text)}
+
+
+@cache
+def texts() -> set:
+    """Without " in " and the like, by which any two texts could be linked. Late: each worker collects this module."""
+    return {text for path in SAYING for text in texts_of(path) if not re.fullmatch(r"(?=.* ) ?\w{0,4} ?", text)}
 
 
 def is_made_of_texts(part: str) -> bool:
@@ -162,10 +167,10 @@ def is_made_of_texts(part: str) -> bool:
     reached = {0}
     for start in range(len(part)):
         if start in reached:
-            reached.update(start + len(text) for text in TEXTS if part.startswith(text, start))
-            if any(text.startswith(part[start:]) for text in TEXTS):
+            reached.update(start + len(text) for text in texts() if part.startswith(text, start))
+            if any(text.startswith(part[start:]) for text in texts()):
                 return True
-    return len(part) in reached or any(part.strip() in text for text in TEXTS)
+    return len(part) in reached or any(part.strip() in text for text in texts())
 
 
 @pytest.mark.parametrize("symptom", SYMPTOMS)
