@@ -48,6 +48,7 @@ from tests.integration_test.client_api.cell_harness import fetch_task
 from tests.integration_test.client_api.external_jobs import (
     assert_works,
     external,
+    renew_fate,
     round_trip,
     runner_with,
     start_fated,
@@ -67,8 +68,9 @@ from tests.unit_test.app_common.executors.job_harness import (
 
 pytestmark = WITH_PROCESSES
 
-SIZES = [SMALL, MEDIUM, LARGE]
-HUGE = 16 * 1024 * 1024  # 64 MB
+# Sizes of the tasks of one job.
+TWICE_EACH = [SMALL, SMALL, MEDIUM, MEDIUM, LARGE, LARGE]
+HUGE = 6 * 1024 * 1024  # 24 MB: memory for it is reserved in more than one step
 # How a trainer dies: what the cause must say.
 DEATHS = {"exit_3": "exit code 3", "sigkill": "killed by SIGKILL", "sigkill_guard": "its process guard ended first"}
 
@@ -191,10 +193,9 @@ class TestWhoSeesArrays:
         ],
         ids=["none", "of_tasks", "of_results"],
     )
-    @pytest.mark.parametrize("size", SIZES)
-    def test_filters(self, job, job_cell, start, filters, task_type, size):
+    def test_filters(self, job, job_cell, start, filters, task_type):
         start(job, runner_with(**filters))
-        for _ in range(2):
+        for size in TWICE_EACH:
             task_array, result_array = round_trip(job, job_cell, size)
             assert isinstance(task_array, task_type) and isinstance(result_array, np.ndarray)
             assert (result_array == 4).all(), "whoever has it keeps it"
@@ -203,17 +204,16 @@ class TestWhoSeesArrays:
         start(job, runner_with("another executor"))
         assert isinstance(round_trip(job, job_cell)[0], np.ndarray)
 
-    @pytest.mark.parametrize("size", SIZES)
-    def test_component_sees_results(self, job, job_cell, start, size):
+    def test_component_sees_results(self, job, job_cell, start):
         start(job, runner_with())
         listener = Listener()
         job.engine.add_handler(listener)
-        for _ in range(2):
+        for size in TWICE_EACH:
             round_trip(job, job_cell, size)
-        assert len(listener.seen) == 2 * len(RESULT_EVENTS)
+        assert [array.size for array in listener.seen] == [size for size in TWICE_EACH for _ in RESULT_EVENTS]
         while listener.seen:  # as long as it has them, their memory is there
             array = listener.seen.pop()
-            assert isinstance(array, np.ndarray) and array.size == size and (array == 4).all()
+            assert isinstance(array, np.ndarray) and (array == 4).all()
 
     def test_component_that_looks_at_tasks(self, job, job_cell, start):
         start(job, runner_with(), components={"looker": TaskLooker()})
@@ -268,13 +268,14 @@ class TestAfterSend:
 
     @pytest.mark.parametrize("launch_once", [True, False])
     @pytest.mark.parametrize("fault", [*DEATHS, "sigstop", "exit_0"])
-    @pytest.mark.parametrize("size", [SMALL, HUGE])
-    def test_fate_of_the_trainer(self, job, job_cell, site_log, size, fault, launch_once):
+    def test_fate_of_the_trainer(self, job, job_cell, site_log, fault, launch_once):
         beats = {"heartbeat_interval": 0.2, "heartbeat_timeout": 1.0}
         start(job, site_log, "accepted", fault, launch_once=launch_once, **beats)
-        round_trip(job, job_cell, size, after_task=lambda: site_log.wait_for(f"now: {fault}"))
-        if launch_once:
-            site_log.wait_for("-> lost")  # the next task gets a trainer that lives
+        for number, size in enumerate((SMALL, HUGE), start=1):
+            renew_fate(job)
+            round_trip(job, job_cell, size, after_task=lambda: site_log.wait_for(f"now: {fault}", number))
+            if launch_once:
+                site_log.wait_for("-> lost", number)  # the next task gets a trainer that lives
         round_trip(job, job_cell, SMALL)
         assert job.panics == []
 
@@ -301,12 +302,13 @@ class TestAfterSendInAttach:
     """The same of a trainer that somebody else owns."""
 
     @pytest.mark.parametrize("fault", ["sigkill", "sigstop", "exit_0"])
-    @pytest.mark.parametrize("size", [SMALL, HUGE])
-    def test_fate_of_the_trainer(self, job, job_cell, trainers, fault, size):
+    def test_fate_of_the_trainer(self, job, job_cell, trainers, fault):
         executor = attached(**SHORT_LEASE, allow_reconnect=True)
         job.start(executor, runner=runner_with()(executor))
-        doomed = trainers(fated(job), "accepted", fault)
-        round_trip(job, job_cell, size, after_task=lambda: doomed.output.wait_for(f"now: {fault}"))
+        for size in (SMALL, HUGE):
+            renew_fate(job)
+            doomed = trainers(fated(job), "accepted", fault)
+            round_trip(job, job_cell, size, after_task=lambda: doomed.output.wait_for(f"now: {fault}"))
         trainers(fated(job))
         round_trip(job, job_cell, SMALL)
         assert job.panics == [] and no_memory_in_use()
@@ -326,12 +328,11 @@ def test_no_more_than_16_mib_travel_inside_a_result(job):
 
 class TestScripts:
     @pytest.mark.parametrize("filters", [{}, {"task_data_filters": FilterKey.IN}], ids=["pulled", "brought"])
-    @pytest.mark.parametrize("size", SIZES)
-    def test_training_in_place(self, job, job_cell, filters, size):
+    def test_training_in_place(self, job, job_cell, filters):
         """What the script is given is its own, and so is what it has sent once `flare.send()` has returned."""
         executor = external(f"custom/{job.script(IN_PLACE)}")
         job.start(executor, runner=runner_with(**filters)(executor))
-        seen = [round_trip(job, job_cell, size) for _ in range(2)]
+        seen = [round_trip(job, job_cell, size) for size in TWICE_EACH]
         for task_array, result_array in seen:
             assert (result_array == 4).all()
             assert not filters or (task_array == 3).all()

@@ -40,7 +40,7 @@ from tests.integration_test.client_api.attach_harness import (
     stats,
     workspace,
 )
-from tests.integration_test.client_api.external_jobs import external
+from tests.integration_test.client_api.external_jobs import external, renew_fate
 from tests.unit_test.app_common.executors.client_api.backend_contract import FATES, PHASES, TRAIN, BackendContract
 from tests.unit_test.app_common.executors.client_api.private_files_test import MOMENTS, write_and_die
 from tests.unit_test.app_common.executors.client_api.process_watch import WITH_PROCESSES
@@ -247,7 +247,7 @@ class TestRendezvousFile:
         for fault, code in (("exit_0", ExitCode.ENDED), ("exception", ExitCode.FAILED), ("sigkill", -signal.SIGKILL)):
             trainer = trainers(fated(job), "launching", fault)
             assert trainer.exit_code() == code
-            (job.custom_dir / "faulted").unlink()
+            renew_fate(job)
         trainers(fated(job))
         assert_works(job)
 

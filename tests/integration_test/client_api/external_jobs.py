@@ -74,6 +74,11 @@ def start_fated(job, phase: str = "", fault: str = "", runner=None, components=N
     return job.start(executor, runner=runner and runner(executor), components=components)
 
 
+def renew_fate(job) -> None:
+    """Has the next trainer of a job meet the fault, too."""
+    (job.custom_dir / "faulted").unlink(missing_ok=True)
+
+
 def start_ranks(job):
     """Starts a job whose ranks, under torchrun, spin in C code in their first task."""
     shutil.copy(RANKS_SCRIPT, job.custom_dir)
