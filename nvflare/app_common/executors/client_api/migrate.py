@@ -21,6 +21,7 @@ apps could be migrated, and never in halves. The guide is docs/migration.md.
 """
 
 import argparse
+import io
 import sys
 from pathlib import Path
 from typing import List, Optional
@@ -131,6 +132,9 @@ def run(job_dir: Path, target: str, out: Optional[Path], in_place: bool, diff: b
 
 def main(argv: Optional[List[str]] = None) -> int:
     """The command; returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a job may have characters that a terminal has not
     parser = argparse.ArgumentParser(
         prog="python -m nvflare.app_common.executors.client_api.migrate",
         description=_HELP,

@@ -21,6 +21,7 @@ write_in_place(configs), write_copy(job_dir, configs, out): all of them, or none
 import difflib
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 from typing import Iterator, List, NamedTuple, Tuple
@@ -146,7 +147,7 @@ def find_configs(job_dir: Path) -> List[ClientConfig]:
         servers = find_servers(job_dir)
         configs = [ClientConfig(*found, servers) for found in _find(job_dir, JobConstants.CLIENT_JOB_CONFIG)]
     except OSError as e:
-        raise MigrationError(f"{job_dir} cannot be read: {e.strerror}", USAGE) from e
+        raise MigrationError(f"{e.filename or job_dir} cannot be read: {e.strerror}", USAGE) from e
     if not configs:
         places = f"{job_dir}, {job_dir}/config, {job_dir}/* and {job_dir}/*/config"
         name = Path(JobConstants.CLIENT_JOB_CONFIG).stem
@@ -256,18 +257,27 @@ def write_copy(job_dir: Path, configs: List[ClientConfig], out: Path) -> None:
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         copy = temporary / "job"
         shutil.copytree(job_dir, copy, symlinks=True)
+        _make_folders_writable(copy)
         _lead_links_anew(job_dir.resolve(), copy, out.resolve())
         for config in configs:
             config.check_unchanged()
             if config.has_changed:
-                (copy / config.path.relative_to(job_dir)).write_bytes(config.new_content)
+                path = copy / config.path.relative_to(job_dir)
+                os.replace(_write_beside(path, config.new_content, config.mode), path)
         os.rename(copy, out)
     except (OSError, shutil.Error) as e:
         reason = getattr(e, "strerror", None) or str(e)
         raise MigrationError(f"{out} cannot be written: {reason}") from e
     finally:
         if temporary:
+            _make_folders_writable(temporary)
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _make_folders_writable(copy: Path) -> None:
+    """Of a job that is read-only: so that its copy can be changed, moved, signed and removed."""
+    for root, _, _ in os.walk(copy):
+        os.chmod(root, os.stat(root).st_mode & 0o7777 | stat.S_IRWXU)
 
 
 def _lead_links_anew(job_dir: Path, copy: Path, out: Path) -> None:

@@ -14,10 +14,12 @@
 """The migration tool: how it finds, reads and writes files, and what it does with bad input."""
 
 import copy
+import io
 import json
 import random
 import shutil
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,35 @@ class TestWriting:
         for path in (tmp_path / "new").glob("*/config/config_fed_client.json"):
             assert new_executors(load(path))
         assert sorted(path.name for path in tmp_path.iterdir()) == ["job", "new"]
+
+    def test_copy_of_a_read_only_job_can_be_worked_on(self, two_sites, tmp_path):
+        config = two_sites / "app_site-1" / "config" / "config_fed_client.json"
+        config.chmod(0o440)
+        folders = [config.parent, config.parents[1], two_sites]
+        for folder in folders:
+            folder.chmod(0o550)
+        code = main([str(two_sites), "--out", str(tmp_path / "new")])
+        copies = [tmp_path / "new" / path.relative_to(two_sites) for path in (config, *folders)]
+        modes = [stat.S_IMODE(path.stat().st_mode) for path in (config, *folders, *copies)]
+        for folder in folders:
+            folder.chmod(0o750)
+        assert code == OK and new_executors(load(copies[0]))
+        assert modes == [0o440, 0o550, 0o550, 0o550, 0o440, 0o750, 0o750, 0o750]
+
+    @pytest.mark.parametrize("action", [[], ["--diff"]])
+    def test_characters_that_the_terminal_has_not(self, action, two_sites, monkeypatch):
+        path = two_sites / "app_site-1" / "config" / "config_fed_client.json"
+        path.write_text(path.read_text().replace("--site 1", "--site \u00e4"), encoding="utf-8")
+        job = two_sites.rename(two_sites.with_name(b"j\xf6b".decode(errors="surrogateescape")))
+        terminals = [io.TextIOWrapper(io.BytesIO(), "ascii") for _ in range(2)]
+        monkeypatch.setattr(sys, "stdout", terminals[0])
+        monkeypatch.setattr(sys, "stderr", terminals[1])
+        assert main([str(job), *action]) == OK
+        assert main([str(job / "missing")]) == USAGE
+        for terminal in terminals:
+            terminal.flush()
+        assert b"--site \\xe4" in terminals[0].buffer.getvalue()
+        assert b"j\\udcf6b/missing is not a folder" in terminals[1].buffer.getvalue()
 
     def test_out_must_not_exist_nor_be_inside(self, two_sites, tmp_path, capsys):
         for out in (tmp_path, two_sites / "app_server" / "new"):
