@@ -27,6 +27,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.executors.client_api.arrays.serve import ResultServer
 from nvflare.app_common.executors.client_api.arrays.traffic import leg, noted_legs
 from nvflare.fuel.utils.log_utils import get_obj_logger
+from nvflare.fuel.utils.memory_utils import try_malloc_trim
 from nvflare.security.logging import secure_format_traceback
 
 # Properties of a task's context: what its executor was asked for, such as `task 'train' (round 3)`, and its result.
@@ -62,6 +63,7 @@ class Results:
             served = self._server.settle()
             legs = noted_legs(fl_ctx)
             if served:
+                try_malloc_trim()  # else what passed through the heaps of the threads stays there, and adds up
                 self._totals["served_bytes"] += served.done
                 self._totals["served_seconds"] += served.seconds
                 some = f" {served.done / 1e6:.0f} of {served.total / 1e6:.0f} MB" if served.done < served.total else ""
