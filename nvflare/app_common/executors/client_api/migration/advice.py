@@ -47,6 +47,8 @@ def similar(name: str, known: Iterable[str]) -> Optional[str]:
 
 def unknown_argument(of: str, name: str, known: Iterable[str]) -> str:
     """What to do about an argument that a part does not have."""
+    if name == "class_attributes":  # nvflare takes its content for all arguments
+        return "write what is in it in its place, and migrate again"
     meant = similar(name, known)
     what = f"rename it to {meant}" if meant else "remove it"
     if not meant and "launcher_id" in known and similar(name, ["script"]):

@@ -40,6 +40,7 @@ from nvflare.app_common.executors.client_api.migration.job import (
     NewArgument,
     NewExecutor,
     Surroundings,
+    component_place,
     executor_place,
 )
 from nvflare.app_common.executors.client_api.migration.knobs import (
@@ -85,6 +86,7 @@ def plan(document: ConfigDocument, target: str, surroundings: Surroundings) -> L
         _plan_executor(job, position, part)
     modes = {part.legacy.mode for _, part in parts}
     if modes:
+        _refuse_twins(job)
         plan_events(job, modes)
     if LAUNCHER in modes or (modes and target == "2.9"):
         plan_relays(job)
@@ -95,6 +97,13 @@ def plan(document: ConfigDocument, target: str, surroundings: Surroundings) -> L
         refuse_gone(job)
     _check_new_arguments(job)
     return job
+
+
+def _refuse_twins(job: LegacyJob) -> None:
+    """Which of two components of one id would be the executor's cannot be told: nvflare does not start such a job."""
+    ids = [job.resolve(config.get("id")) for config in job.entries("components")]
+    for twin in sorted({i for i in ids if isinstance(i, str) and ids.count(i) > 1}):
+        job.refuse(component_place(twin), "id", twin, "several components have it: keep one, and migrate again")
 
 
 def _find_parts(job: LegacyJob) -> list:
@@ -109,13 +118,15 @@ def _find_parts(job: LegacyJob) -> list:
             part = None
             if set(resolved["args"]) & {"launcher_id", "task_script_path", "params_exchange_format"}:
                 job.refuse(where, "path", class_path(resolved), f"{e}; run this where it can be imported")
-            else:
-                job.report(where, "path", class_path(resolved), NOTE, "", f"left alone: {e}")
+                continue
+            job.report(where, "path", class_path(resolved), NOTE, "", f"left alone: {e}")
         except PartError as e:
             job.refuse(where, "path", class_path(resolved), str(e))
             continue
         if isinstance(part, ExecutorPart):
             parts.append((position, part))
+            if not isinstance(config.get("args", {}), dict):
+                job.refuse(where, "args", config["args"], "write the arguments here, as a map, and migrate again")
             continue
         job.others.append(config)
         _note_pipe(job, where, part, resolved)

@@ -84,6 +84,30 @@ REFUSED = {
         {},
         "no argument of this executor: write it as the script of its launcher, and migrate again",
     ),
+    "arguments that are none": (
+        {"path": IN_PROCESS, "args": None},
+        [],
+        {},
+        "write the arguments here, as a map, and migrate again",
+    ),
+    "arguments one level deeper": (
+        {"path": IN_PROCESS, "args": {"class_attributes": {"task_script_path": "t.py"}}},
+        [],
+        {},
+        "write what is in it in its place, and migrate again",
+    ),
+    "two launchers of one id": (
+        launcher_executor(),
+        [*launcher_parts(), {**launcher_parts(script="python3 other.py")[0], "id": "{starter}"}],
+        {"starter": "launcher"},
+        "several components have it: keep one, and migrate again",
+    ),
+    "arguments by a variable": (
+        {"path": IN_PROCESS, "args": "{all}"},
+        [],
+        {"all": {"task_script_path": "t.py"}},
+        "write the arguments here, as a map, and migrate again",
+    ),
     "train_args": (
         {"path": IN_PROCESS, "args": {"task_script_path": "t.py", "train_args": "-a"}},
         [],
@@ -221,6 +245,13 @@ class TestRefused:
         report = capsys.readouterr().out
         assert "note" in report and "execution_mode attach" in report and "there was nothing to migrate" in report
         assert config.read_bytes() == before
+
+    def test_an_executor_that_cannot_be_imported_is_refused_and_no_more(self, tmp_path, capsys):
+        """To be told of attach as well would be to be told two things."""
+        job = make_job(tmp_path, {**launcher_executor(), "path": "somebody.elses.Executor"}, launcher_parts())
+        assert main([str(job)]) == NOT_MIGRATED
+        report = capsys.readouterr().out
+        assert "run this where it can be imported" in report and "attach" not in report
 
     def test_a_pipe_that_is_not_there_is_noted(self, tmp_path, capsys):
         job = make_job(
