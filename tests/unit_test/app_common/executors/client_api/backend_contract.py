@@ -123,6 +123,19 @@ def fateful_script(phase: str, statement: str) -> str:
     return FATEFUL.format(**{name: statement if name == phase else "pass" for name in PHASES})
 
 
+# task name: what the script is told of is_train(), is_evaluate() and is_submit_model()
+KINDS = {
+    "train": [True, False, False],
+    "validate": [False, True, False],
+    "submit_model": [False, False, True],
+    "something_else": [False, False, False],
+}
+ARRAYS = {
+    "float32": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "int64": np.array([1, 2]),
+    "scalar": np.array(3.0),
+}
+
 PARENT = Path(__file__).with_name("parent_script.py").read_text()
 
 
@@ -131,6 +144,24 @@ def do_all_ways(job: JobHarness, ways: Iterable[str]) -> None:
     for number, way in enumerate(ways):
         model = model_of(job.execute("train", make_task(current_round=number)))
         assert model.meta["way"] == way and (model.params["w"] == 1).all()
+
+
+class PlainJob:
+    """What a job with the script TRAIN gives to its tasks, one after the other, and how it ends."""
+
+    def __init__(self, job: JobHarness):
+        self.rounds = [job.execute("train", make_task(value=0.0, current_round=0))]
+        self.stats = job.stats()["ClientAPIExecutor"]
+        for number in range(1, 5):
+            self.rounds.append(job.execute("train", make_task(value=10.0 * number, current_round=number)))
+        self.of_kind = {
+            name: job.execute(name, make_submit_model_task() if name == "submit_model" else make_task())
+            for name in KINDS
+        }
+        self.of_arrays = job.execute("train", make_task(**ARRAYS))
+        self.job_id = job.job_id
+        job.end()
+        self.has_heard_of_the_end = (job.custom_dir / "ended").exists()
 
 
 class BackendContract:
@@ -150,6 +181,16 @@ class BackendContract:
     def start(self, job: JobHarness, script: str, **arguments) -> JobHarness:
         return job.start(self.executor(job, script, **arguments))
 
+    plain_jobs = {}  # by class
+
+    @pytest.fixture
+    def plain_job(self, job) -> PlainJob:
+        """One job for all tests that only look at it: who comes first runs it."""
+        if type(self) not in self.plain_jobs:
+            self.start(job, TRAIN)
+            self.plain_jobs[type(self)] = PlainJob(job)
+        return self.plain_jobs[type(self)]
+
     # Processes that the script starts
 
     WAYS = list(WAYS)
@@ -163,19 +204,9 @@ class BackendContract:
 
     # Tasks
 
-    @pytest.mark.parametrize(
-        "task_name, kind",
-        [
-            ("train", [True, False, False]),
-            ("validate", [False, True, False]),
-            ("submit_model", [False, False, True]),
-            ("something_else", [False, False, False]),
-        ],
-    )
-    def test_script_knows_the_kind_of_task(self, job, task_name, kind):
-        self.start(job, TRAIN)
-        task = make_submit_model_task() if task_name == "submit_model" else make_task()
-        seen = model_of(job.execute(task_name, task)).meta
+    @pytest.mark.parametrize("task_name, kind", KINDS.items())
+    def test_script_knows_the_kind_of_task(self, plain_job, task_name, kind):
+        seen = model_of(plain_job.of_kind[task_name]).meta
         assert seen["task"] == task_name
         assert seen["kind"] == kind
 
@@ -184,26 +215,23 @@ class BackendContract:
         kinds = [model_of(job.execute(name, make_task())).meta["kind"] for name in ("fit", "score", "hand_in", "train")]
         assert kinds == [[True, False, False], [False, True, False], [False, False, True], [False, False, False]]
 
-    def test_each_task_gets_its_own_result(self, job):
-        self.start(job, TRAIN)
-        for number in range(5):
-            result = job.execute("train", make_task(value=10.0 * number, current_round=number))
+    def test_each_task_gets_its_own_result(self, plain_job):
+        assert len(plain_job.rounds) == 5
+        for number, result in enumerate(plain_job.rounds):
             model = model_of(result)
             assert (model.params["w"] == 10.0 * number + 1).all()
             assert model.metrics == {"loss": 0.5}
             assert model.meta["round"] == number
             assert result.get_header(AppConstants.CURRENT_ROUND) == number
 
-    def test_result_of_a_task_without_a_round_has_none(self, job):
-        self.start(job, TRAIN)
-        result = job.execute("submit_model", make_submit_model_task())
+    def test_result_of_a_task_without_a_round_has_none(self, plain_job):
+        result = plain_job.of_kind["submit_model"]
         assert model_of(result).meta["round"] is None
         assert result.get_header(AppConstants.CURRENT_ROUND) is None
 
-    def test_script_knows_site_and_job(self, job):
-        self.start(job, TRAIN)
-        seen = model_of(job.execute("train", make_task())).meta
-        assert (seen["site"], seen["job"]) == ("site-1", job.job_id)
+    def test_script_knows_site_and_job(self, plain_job):
+        seen = model_of(plain_job.rounds[0]).meta
+        assert (seen["site"], seen["job"]) == ("site-1", plain_job.job_id)
 
     def test_validation_sends_metrics_alone(self, job):
         script = """
@@ -590,11 +618,8 @@ class BackendContract:
 
     # The end of the job
 
-    def test_script_hears_of_the_end(self, job):
-        self.start(job, TRAIN)
-        model_of(job.execute("train", make_task()))
-        job.end()
-        assert (job.custom_dir / "ended").exists()
+    def test_script_hears_of_the_end(self, plain_job):
+        assert plain_job.has_heard_of_the_end
 
     def test_script_that_waits_for_its_first_task_hears_of_the_end(self, job):
         script = """
@@ -683,10 +708,8 @@ class BackendContract:
 
     # Administration
 
-    def test_stats(self, job):
-        self.start(job, TRAIN)
-        model_of(job.execute("train", make_task()))
-        group = job.stats()["ClientAPIExecutor"]
+    def test_stats(self, plain_job):
+        group = plain_job.stats  # after its first task
         assert group["tasks_done"] == 1
         assert group["tasks_failed"] == 0
         assert group["current_task"] == ""
@@ -701,15 +724,9 @@ class BackendContract:
         go_on.open()
         running.result()
 
-    def test_numpy_arrays_come_as_they_are(self, job):
-        self.start(job, TRAIN)
-        arrays = {
-            "float32": np.arange(6, dtype=np.float32).reshape(2, 3),
-            "int64": np.array([1, 2]),
-            "scalar": np.array(3.0),
-        }
-        params = model_of(job.execute("train", make_task(**arrays))).params
-        assert params.keys() == arrays.keys()
-        for name, array in arrays.items():
+    def test_numpy_arrays_come_as_they_are(self, plain_job):
+        params = model_of(plain_job.of_arrays).params
+        assert params.keys() == ARRAYS.keys()
+        for name, array in ARRAYS.items():
             np.testing.assert_array_equal(params[name], array + 1)
             assert params[name].dtype == array.dtype
