@@ -74,8 +74,10 @@ def start_fated(job, phase: str = "", fault: str = "", runner=None, components=N
     return job.start(executor, runner=runner and runner(executor), components=components)
 
 
-def renew_fate(job) -> None:
-    """Has the next trainer of a job meet the fault, too."""
+def renew_fate(job, fault: str = "") -> None:
+    """Has a job's trainers meet a fault once more: the one that they were started with, or another."""
+    if fault:
+        (job.custom_dir / "fault").write_text(fault)
     (job.custom_dir / "faulted").unlink(missing_ok=True)
 
 

@@ -24,6 +24,7 @@ from nvflare.apis.signal import Signal
 from tests.integration_test.client_api.external_jobs import (
     STOP_GRACE_PERIOD,
     assert_works,
+    renew_fate,
     start,
     start_fated,
     stats,
@@ -47,6 +48,10 @@ FAULTS = {
 }
 
 
+# Those that may follow each other in one job; the other needs short heartbeats, for which some exits are too slow.
+IN_TURN = [fault for fault in FAULTS if fault != "sigstop"]
+each_fault = pytest.mark.parametrize("faults", [IN_TURN, ["sigstop"]], ids=["in turn", "sigstop"])
+
 # Seconds from the SIGKILL of a trainer to the failure of its task: no heartbeat timeout is awaited.
 KILL_LIMIT = 15.0
 
@@ -61,36 +66,57 @@ class TestFaults:
         if phase in ("receiving", "sending"):
             assert_works(job)
 
-    @pytest.mark.parametrize("fault", FAULTS)
-    @pytest.mark.parametrize("phase", TASK_PHASES)
-    def test_in_a_task(self, job, site_log, phase, fault):
-        self.start(job, phase, fault)
+    @staticmethod
+    def fail_in_a_task(job, site_log, phase, fault):
         if phase in ("receiving", "sending"):
             site_log.wait_for("waits for the next task")  # in flare.send() nvflare would catch what is raised
         running = job.submit("train", task_of(TASK_PHASES[phase]))
         site_log.wait_for(f"now: {fault}")
         limit = KILL_LIMIT if "kill" in fault else LIMIT
         assert_failed(running.result(limit), FAULTS[fault])
+        site_log.records.clear()
         assert_works(job)
         assert job.panics == []
 
     @pytest.mark.parametrize("fault", FAULTS)
-    def test_between_two_tasks(self, job, site_log, fault):
-        self.start(job, "idle", fault)
-        assert_works(job)
-        site_log.wait_for("waits for the next task")  # in flare.send() nvflare would catch what is raised
-        os.kill(stats(job)["pid"], signal.SIGUSR1)
-        site_log.wait_for(f"now: {fault}")
-        site_log.wait_for("-> lost")
-        assert_works(job)
-        assert stats(job)["launches"] == 2
+    def test_at_the_launch(self, job, site_log, fault):
+        self.start(job, "launching", fault)
+        self.fail_in_a_task(job, site_log, "launching", fault)
 
-    @pytest.mark.parametrize("fault", FAULTS)
-    def test_after_the_result_was_accepted(self, job, site_log, fault):
-        self.start(job, "accepted", fault)
+    @each_fault
+    @pytest.mark.parametrize("phase", list(TASK_PHASES)[1:])
+    def test_in_a_task(self, job, site_log, phase, faults):
+        self.start(job, phase, faults[0])
+        for number, fault in enumerate(faults, start=2):
+            renew_fate(job, fault)
+            self.fail_in_a_task(job, site_log, phase, fault)
+            assert stats(job)["launches"] == number
+
+    @each_fault
+    def test_between_two_tasks(self, job, site_log, faults):
+        self.start(job, "idle", faults[0])
         assert_works(job)
-        site_log.wait_for("-> lost")
+        for number, fault in enumerate(faults, start=2):
+            renew_fate(job, fault)
+            site_log.wait_for("waits for the next task")  # in flare.send() nvflare would catch what is raised
+            os.kill(stats(job)["pid"], signal.SIGUSR1)
+            site_log.wait_for(f"now: {fault}")
+            site_log.wait_for("-> lost")
+            site_log.records.clear()
+            assert_works(job)
+            assert stats(job)["launches"] == number
+
+    @each_fault
+    def test_after_the_result_was_accepted(self, job, site_log, faults):
+        self.start(job, "accepted", faults[0])
+        for fault in faults:
+            renew_fate(job, fault)
+            assert_works(job)
+            site_log.wait_for(f"now: {fault}")
+            site_log.wait_for("-> lost")
+            site_log.records.clear()
         assert_works(job)
+        assert stats(job)["launches"] == len(faults) + 1
 
     @pytest.mark.parametrize("phase", TASK_PHASES)
     def test_abort(self, job, site_log, phase):

@@ -14,7 +14,8 @@
 
 """A training script that meets its fate on command: `trainer_script.py PHASE FAULT` (or nothing, and it just works).
 
-It adds 1 to each model. The fault happens once: the file `faulted` beside the script tells a later process so. A fault
+It adds 1 to each model. The fault happens once: the file `faulted` beside the script tells a later process so; who
+removes that file has it happen again, or the fault whose name is in the file `fault` (see renew_fate). A fault
 while arrays are handed over happens on the main thread like all the others, inside flare.receive() or flare.send().
 SIGUSR1 sets it off at any time.
 """
@@ -30,6 +31,7 @@ from nvflare.app_common.executors.client_api.arrays.memory import SharedMemory
 
 PHASE, FAULT = sys.argv[1:3] if len(sys.argv) > 2 else ("", "")
 MARKER = Path(__file__).with_name("faulted")
+ANOTHER = Path(__file__).with_name("fault")
 # Seconds that the arrays are held up, so that they do not get through before the fault.
 HOLD_UP = 10.0
 has_joined = threading.Event()
@@ -66,9 +68,10 @@ def reach(phase):
 
 
 def meet_fate(*_):
+    fault = ANOTHER.read_text() if ANOTHER.exists() else FAULT
     MARKER.touch()
-    print(f"now: {FAULT}", flush=True)
-    FAULTS[FAULT]()
+    print(f"now: {fault}", flush=True)
+    FAULTS[fault]()
 
 
 def hold_up(transfer, step):
