@@ -20,7 +20,8 @@ command in a session of its own and stays its parent. Data flow:
   much later; end of file means that the CJ is gone, however it died, and orders the same with the grace period.
 - the status pipe carries one line per event to the CJ: "pid N", "error STAGE ERRNO", "exit WAITSTATUS", "term COUNT",
   "kill COUNT", "gone".
-- stdout and stderr go from the command straight to the CJ.
+- stdout and stderr go from the command straight to the CJ. The guard has the other end, too, and reads there when the
+  CJ is gone, into nothing: a command that prints while it is told to end could neither save nor end in its own way.
 On Linux the guard is a child subreaper, so that every orphan of the tree becomes its child, and the kernel kills the
 command should the guard be killed. A tag in the environment finds the tree, for the guard and without it: see
 process_table.py, the only import beside the standard library's cheap ones, which delay every launch.
@@ -38,6 +39,8 @@ from process_table import KILL_LIMIT, RESCAN_INTERVAL, TAG_NAME, end_tree, open_
 # poll() counts milliseconds in 31 bits; a longer wait is taken up again.
 MAX_POLL = 1_000_000
 
+# Of output that nobody reads any more.
+READ_BYTES = 65536
 LIFELINE = 0
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -56,14 +59,17 @@ def _load_prctl():
 class Guard:
     """Starts one command and outlives its tree. Single-threaded: all events meet in `run`."""
 
-    def __init__(self, status_fd, grace, tag):
+    def __init__(self, status_fd, output_fd, grace, tag):
         self.status_fd = status_fd
+        self.output_fd = output_fd
         self.grace = grace
         self.tag = tag
         self.leader = None  # pid of the command, also its process group
         self.deadline = None  # time of the next SIGKILL; None: nobody has ordered a stop
         self.pause = 0.0  # seconds from the last SIGKILL to the next; 0: there was none
         self.is_orphan = False  # the CJ is gone
+        self.poller = select.poll()
+        self.handlers = {}  # of each descriptor that is polled
         self.prctl = _load_prctl()
         self.is_subreaper = self.prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
 
@@ -111,24 +117,27 @@ class Guard:
         for fd in wakeups:
             os.set_blocking(fd, False)
         signal.set_wakeup_fd(wakeups[1], warn_on_full_buffer=False)
-        poller = select.poll()
-        handlers = {LIFELINE: self._on_lifeline, wakeups[0]: self._on_signal}
+        self._handle(LIFELINE, self._on_lifeline)
+        self._handle(wakeups[0], self._on_signal)
         # A copy of the lifeline in a forked child of the CJ must not hide the CJ's death.
         cj = open_pidfd(os.getppid())
         if cj is not None:
-            handlers[cj] = self._on_cj_end
-        for fd in handlers:
-            poller.register(fd, select.POLLIN)
+            self._handle(cj, self._on_cj_end)
         while self._reap():
             rest = None if self.deadline is None else min(max(0.0, self.deadline - time.monotonic()), MAX_POLL)
-            for fd, _ in poller.poll(None if rest is None else rest * 1000 + 1):
-                if not handlers[fd](fd):
-                    poller.unregister(fd)
+            for fd, _ in self.poller.poll(None if rest is None else rest * 1000 + 1):
+                if not self.handlers[fd](fd):
+                    self.poller.unregister(fd)
             if self.deadline is not None and time.monotonic() >= self.deadline:
                 self._kill()
         if not self.is_subreaper:
             end_tree(self.tag, self.leader)  # orphans went to init; the group's number may soon be another one's
         self.report("gone")
+
+    def _handle(self, fd, handler):
+        """Has a function called when a descriptor is readable, until it returns False."""
+        self.handlers[fd] = handler
+        self.poller.register(fd, select.POLLIN)
 
     def _reap(self):
         """Reaps every ended child; returns whether there are others. A subreaper without children has no tree."""
@@ -150,8 +159,14 @@ class Guard:
 
     def _on_cj_end(self, _fd):
         self.is_orphan = True
+        self._handle(self.output_fd, self._on_output)
         self._stop(self.grace)
         return False
+
+    def _on_output(self, fd):
+        with suppress(BlockingIOError):  # a forked child of the CJ has read it
+            return bool(os.read(fd, READ_BYTES))
+        return True
 
     def _on_signal(self, fd):
         if signal.SIGTERM in os.read(fd, 512):
@@ -187,14 +202,16 @@ def _identity(path):
 
 
 def main(args):
-    status_fd, grace, left_file, cwd, command = int(args[0]), float(args[1]), args[2], args[3], args[4:]
-    os.set_inheritable(status_fd, False)
+    (status_fd, output_fd), grace = map(int, args[:2]), float(args[2])
+    left_file, cwd, command = args[3], args[4], args[5:]
+    for fd in (status_fd, output_fd):
+        os.set_inheritable(fd, False)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for signum in (signal.SIGINT, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     for signum in (signal.SIGTERM, signal.SIGCHLD):
         signal.signal(signum, lambda *_: None)  # the wakeup fd tells
-    guard = Guard(status_fd, grace, os.environ[TAG_NAME])
+    guard = Guard(status_fd, output_fd, grace, os.environ[TAG_NAME])
     left = _identity(left_file)
     if guard.start(cwd, command):
         guard.run()

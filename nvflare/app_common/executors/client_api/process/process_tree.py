@@ -36,7 +36,7 @@ import threading
 import time
 from contextlib import ExitStack, suppress
 from enum import Enum
-from typing import Callable, List, Mapping, NamedTuple, Optional, Sequence
+from typing import BinaryIO, Callable, List, Mapping, NamedTuple, Optional, Sequence
 
 from nvflare.app_common.executors.client_api.formats.outside_text import told_by_script
 from nvflare.app_common.executors.client_api.process import limits, process_table
@@ -120,6 +120,7 @@ class OwnedTree:
         self._guard: Optional[subprocess.Popen] = None
         self._group: Optional[int] = None  # of the command, until the guard says that nothing is left
         self._status_fd = -1
+        self._output_pipe: Optional[BinaryIO] = None  # its other end is the output of command and guard
         self._thread = threading.Thread(target=self._watch, name="trainer-watch", daemon=True)
 
     def start(self, env: Mapping[str, str]) -> None:
@@ -143,23 +144,26 @@ class OwnedTree:
 
     def _start_guard(self, env: Mapping[str, str]) -> None:
         with ExitStack() as undo:
-            self._status_fd, guard_status_fd = os.pipe()
-            undo.callback(os.close, self._status_fd)
-            try:
+            with ExitStack() as of_guard:
+                self._status_fd, guard_status_fd = os.pipe()
+                undo.callback(os.close, self._status_fd)
+                of_guard.callback(os.close, guard_status_fd)
+                output_fd, guard_output_fd = os.pipe()
+                self._output_pipe = open(output_fd, "rb", buffering=0)
+                undo.callback(self._output_pipe.close)
+                of_guard.callback(os.close, guard_output_fd)
+                os.set_blocking(output_fd, False)
                 self._guard = subprocess.Popen(
-                    [sys.executable, "-EsS", str(GUARD), str(guard_status_fd), *self._guard_args],
+                    [sys.executable, "-EsS", str(GUARD), str(guard_status_fd), str(output_fd), *self._guard_args],
                     bufsize=0,
                     stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
+                    stdout=guard_output_fd,
                     stderr=subprocess.STDOUT,
                     env=env,
-                    pass_fds=(guard_status_fd,),
+                    pass_fds=(guard_status_fd, output_fd),
                     start_new_session=True,
                 )
-            finally:
-                os.close(guard_status_fd)
             undo.pop_all()
-            os.set_blocking(self._guard.stdout.fileno(), False)
             undo.callback(self._settle)
             undo.callback(self._guard.kill)
             self._thread.start()
@@ -215,7 +219,7 @@ class OwnedTree:
     def _serve(self) -> None:
         poller = select.poll()
         poller.register(self._status_fd, select.POLLIN)
-        poller.register(self._guard.stdout, select.POLLIN)
+        poller.register(self._output_pipe, select.POLLIN)
         while True:
             ready = [fd for fd, _ in poller.poll(1000 if self.output.is_dropping else None)]
             if self._status_fd in ready:
@@ -228,7 +232,7 @@ class OwnedTree:
 
     def _pump(self) -> bool:
         """Logs one read of output; returns whether there was any."""
-        data = self._guard.stdout.read(limits.READ_BYTES)  # None: nothing there now; b"": no writer is left
+        data = self._output_pipe.read(limits.READ_BYTES)  # None: nothing there now; b"": no writer is left
         self._log_lines(self.output.feed(data or b"", time.monotonic()))
         return bool(data)
 
@@ -280,7 +284,7 @@ class OwnedTree:
         if self.status is ProcessStatus.STARTING:
             failure = f"the process guard of {self._command[0][0]!r} failed: {told_by_script(self.output.tail())}"
             self._fail(self.error or failure)
-        self._guard.stdout.close()
+        self._output_pipe.close()
         os.close(self._status_fd)
 
     def _fail(self, why: str) -> None:

@@ -56,11 +56,14 @@ class Guard:
 
     def __init__(self, tag, grace, *command, left_file=""):
         self.status_fd, child_status = os.pipe()
+        output_fd, child_output = os.pipe()
+        self.output = open(output_fd, "rb", buffering=0)
         argv = [
             sys.executable,
             "-EsS",
             str(GUARD),
             str(child_status),
+            str(output_fd),
             str(grace),
             str(left_file),
             os.getcwd(),
@@ -70,12 +73,13 @@ class Guard:
             argv,
             bufsize=0,
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=child_output,
             env=tagged_environment(tag),
-            pass_fds=(child_status,),
+            pass_fds=(child_status, output_fd),
             start_new_session=True,
         )
         os.close(child_status)
+        os.close(child_output)
         self.pending = []
 
     def next_report(self):
@@ -85,11 +89,11 @@ class Guard:
         return self.pending.pop(0).split()
 
     def wait_until_ready(self):
-        assert self.process.stdout.readline() == b"ready\n"
+        assert self.output.readline() == b"ready\n"
 
     def close(self):
         self.process.stdin.close()
-        self.process.stdout.close()
+        self.output.close()
         self.process.wait(LIMIT)
         os.close(self.status_fd)
 
@@ -178,12 +182,15 @@ def test_tree_is_found_by_tag_and_by_parent(tag):
 def test_process_whose_main_thread_alone_has_ended_is_found(tag):
     argv = [sys.executable, CHILD, "end_main_thread=ready"]
     with subprocess.Popen(argv, env=tagged_environment(tag), stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"ready\n"
-        (found,) = process_table.find_tree(tag)
-        owner = Owner.here()._replace(pid=str(process.pid), start=str(found.start_time))
-        assert (found.pid, found.state, owner.is_gone) == (process.pid, "S", False)
-        assert process_table.end_tree(tag, process.pid) == (1, True)
-        assert owner.is_gone
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            (found,) = process_table.find_tree(tag)
+            owner = Owner.here()._replace(pid=str(process.pid), start=str(found.start_time))
+            assert found.pid == process.pid and not owner.is_gone
+            assert process_table.end_tree(tag, process.pid) == (1, True)
+            assert owner.is_gone
+        finally:
+            process.kill()
 
 
 def test_a_reused_pid_is_not_signalled(sleeper):

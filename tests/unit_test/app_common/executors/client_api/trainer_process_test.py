@@ -295,17 +295,27 @@ class TestDeathOfAnOwner:
         trainer.stop(0.0, 0.1)
         assert trainer.tree.exit_text == "killed by SIGKILL"
 
+    # A client job process (CJ) that launches what its arguments say.
+    CJ = """
+        import os
+        import sys
+        import threading
+        from nvflare.app_common.executors.client_api.process.process_tree import OwnedTree
+
+        def say(line):
+            print(line, flush=True)
+
+        OwnedTree(sys.argv[2:], os.curdir, float(sys.argv[1]), say, say).start(os.environ)
+        threading.Event().wait()
+    """
+
+    def start_cj(self, grace, *actions):
+        command = [sys.executable, "-c", textwrap.dedent(self.CJ), str(grace), *child(*actions)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
     @pytest.mark.parametrize("is_guard_stopped", [False, True])
     def test_cj_killed(self, marker, is_guard_stopped):
-        code = (
-            "import os, sys, threading\n"
-            "from nvflare.app_common.executors.client_api.process.process_tree import OwnedTree\n"
-            "say = lambda line: print(line, flush=True)\n"
-            "OwnedTree(sys.argv[1:], os.curdir, 0.5, say, say).start(os.environ)\n"
-            "threading.Event().wait()\n"
-        )
-        actions = child("ignore_sigterm", "grandchild", "daemon", "say=ready", "hang")
-        with subprocess.Popen([sys.executable, "-c", code, *actions], stdout=subprocess.PIPE, text=True) as cj:
+        with self.start_cj(0.5, "ignore_sigterm", "grandchild", "daemon", "say=ready", "hang") as cj:
             try:
                 lines = [cj.stdout.readline() for _ in range(3)]  # in any order
                 assert "ready\n" in lines
@@ -320,6 +330,16 @@ class TestDeathOfAnOwner:
             assert wait_gone(tree, 0.0) == tree
             end_orphans()  # as the next job does
         assert wait_gone(tree, LIMIT) == set()
+
+    def test_command_can_print_while_it_is_terminated_after_the_cj_was_killed(self, marker, tmp_path):
+        with self.start_cj(LIMIT, f"save_at_sigterm={tmp_path / 'saved'}", "say=ready", "hang") as cj:
+            try:
+                assert cj.stdout.readline() == "ready\n"
+                tree = marked_pids(marker) - {cj.pid}
+            finally:
+                cj.kill()
+        assert wait_gone(tree, LIMIT) == set()
+        assert os.listdir(tmp_path) == ["saved"]
 
 
 class TestLaunchFailures:
