@@ -17,7 +17,7 @@
 Nothing here reads or logs: bytes and the time go in, lines come out.
 """
 
-from typing import List, Optional
+from typing import Iterator, List, Optional
 
 from nvflare.app_common.executors.client_api.formats.outside_text import readable
 from nvflare.app_common.executors.client_api.process import limits
@@ -66,12 +66,12 @@ class OutputLines:
         # A carriage return ends a line too: progress bars know no other end.
         *lines, self._rest = (self._rest + data).replace(b"\r", b"\n").split(b"\n")
         if len(self._rest) > limits.MAX_LINE_BYTES:
-            lines.append(self._rest)
-            self._rest = b""
+            end = _whole(self._rest)
+            lines.append(self._rest[:end])
+            self._rest = self._rest[end:]
         logged = []
         for line in lines:
-            for start in range(0, len(line), limits.MAX_LINE_BYTES):
-                piece = line[start : start + limits.MAX_LINE_BYTES]
+            for piece in _pieces(line):
                 if self._budget <= 0:
                     self._count_dropped(1, len(piece))
                     continue
@@ -92,6 +92,25 @@ class OutputLines:
         lines, size = self._dropped_lines, self._dropped_bytes
         self._dropped_lines = self._dropped_bytes = 0
         return [f"... {lines} lines dropped ({size} bytes): more output than the log takes"] if size else []
+
+
+def _pieces(line: bytes) -> Iterator[bytes]:
+    while len(line) > limits.MAX_LINE_BYTES:
+        end = _whole(line[: limits.MAX_LINE_BYTES])
+        yield line[:end]
+        line = line[end:]
+    if line:
+        yield line
+
+
+def _whole(data: bytes) -> int:
+    """Returns how many bytes there are before a character of UTF-8 that is cut off at the end."""
+    for size in range(1, min(4, len(data))):
+        first = data[-size]
+        if first & 0xC0 != 0x80:  # it begins a character, of so many bytes
+            needed = 1 + (first >= 0xC0) + (first >= 0xE0) + (first >= 0xF0)
+            return len(data) - size if needed > size else len(data)
+    return len(data)
 
 
 def _text(line: bytes) -> str:

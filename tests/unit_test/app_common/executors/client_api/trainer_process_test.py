@@ -541,6 +541,15 @@ class TestOutputLines:
         lines = output.feed(b"x" * (2 * MAX_LINE_BYTES + 1), 0.0)
         assert [len(line) for line in lines] == [MAX_LINE_BYTES, MAX_LINE_BYTES, 1]
 
+    @pytest.mark.parametrize("character", ["\u00e9", "\u20ac", "\U0001f600"])
+    @pytest.mark.parametrize("end", ["", "\n"])
+    def test_no_character_is_cut(self, character, end):
+        output, text = OutputLines(), "x" + character * MAX_LINE_BYTES
+        data = (text + end).encode()
+        lines = [line for part in (data[:10_000], data[10_000:]) for line in output.feed(part, 0.0)]
+        assert "".join(lines + output.flush()) == text
+        assert max(len(line.encode()) for line in lines) <= MAX_LINE_BYTES
+
     def test_drops_and_says_so_when_the_rate_allows(self):
         output = OutputLines(rate=1000.0, burst=2.0 * LINE_COST)
         assert output.feed(b"1\n2\n3\n4\n", 0.0) == ["1", "2"]
