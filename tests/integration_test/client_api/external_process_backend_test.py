@@ -37,8 +37,18 @@ from tests.integration_test.client_api.external_jobs import (
     start_fated,
     stats,
 )
-from tests.unit_test.app_common.executors.client_api.backend_contract import TRAIN, BackendContract, fateful_script
-from tests.unit_test.app_common.executors.client_api.process_watch import MARKER, WITH_PROCESSES, marked_pids
+from tests.unit_test.app_common.executors.client_api.backend_contract import (
+    GATED_TRAIN,
+    TRAIN,
+    BackendContract,
+    fateful_script,
+)
+from tests.unit_test.app_common.executors.client_api.process_watch import (
+    MARKER,
+    WITH_PROCESSES,
+    marked_pids,
+    no_more_threads,
+)
 from tests.unit_test.app_common.executors.job_harness import (
     JOB_ID,
     LIMIT,
@@ -166,6 +176,46 @@ class TestWork:
         go_on.open()
         ending.result(LIMIT)
         assert (job.custom_dir / "saved").read_text() == "the model"
+
+    @pytest.mark.parametrize("launch_once", [True, False])
+    def test_failure_after_the_last_result_is_a_warning_with_the_cause(self, job, site_log, launch_once):
+        script = """
+            import nvflare.client as flare
+            flare.init()
+            while flare.is_running():
+                flare.send(flare.FLModel(params=flare.receive().params))
+            raise RuntimeError("cannot save the model")
+        """
+        start(job, script, launch_once=launch_once)
+        model_of(job.execute("train", make_task()))
+        job.end()
+        (warning,) = [record.getMessage() for record in site_log.records if record.levelno >= logging.WARNING]
+        assert "ended while it was closing: exit code 1" in warning and "cannot save the model" in warning
+
+    def test_failure_between_two_tasks_is_a_warning_with_the_cause(self, job, site_log):
+        start(job, fateful_script("after_send", "raise RuntimeError('no more memory')"))
+        for number in (1, 2):
+            model_of(job.execute("train", make_task()))
+            site_log.wait_for("ended while it was ", number)
+        told = site_log.find("ended while it was ")
+        assert [record.levelname for record in told] == ["WARNING"] * 2
+        assert all("exit code 1" in record.getMessage() and "no more memory" in record.getMessage() for record in told)
+
+    def test_script_that_does_not_end_in_time_is_a_warning(self, job, site_log):
+        start(job, TRAIN + "    import signal\n    signal.pause()\n", shutdown_timeout=0.5)
+        model_of(job.execute("train", make_task()))
+        job.end()
+        (warning,) = [record.getMessage() for record in site_log.records if record.levelno >= logging.WARNING]
+        assert "no exit by itself within 0.5 s (shutdown_timeout)" in warning
+
+    def test_result_counts_although_there_are_no_threads_to_end_its_trainer(self, job):
+        in_task, go_on = job.gate("in_task"), job.gate("go_on")
+        start(job, GATED_TRAIN, launch_once=False)
+        running = job.submit("train", make_task())
+        in_task.wait()
+        with no_more_threads():
+            go_on.open()
+            model_of(running.result(LIMIT))
 
     def test_code_after_shutdown_runs_to_its_end(self, job):
         script = """

@@ -80,7 +80,7 @@ class TestFaults:
 
     @pytest.mark.parametrize("fault", FAULTS)
     def test_at_the_launch(self, job, site_log, fault):
-        self.start(job, "launching", fault)
+        self.start(job, "launching", fault, launch_once=False)  # else it may be over before there is a task
         self.fail_in_a_task(job, site_log, "launching", fault)
 
     @each_fault

@@ -133,7 +133,16 @@ class _Trainer:
             when = "before it called flare.init()"
         tail = _indented(self.launcher.tree.output.tail())
         cause = f"the trainer {self._context.command!r} ended {when}: {how}{tail}"
+        if self._is_failure_untold(state):
+            get_obj_logger(self).warning(cause)
         self.session.lose(cause)
+
+    def _is_failure_untold(self, state: SessionState) -> bool:
+        """Whether the command has failed by itself, and no task is there that fails with the cause."""
+        tree = self.launcher.tree
+        has_failed = tree.returncode != 0 and not tree.was_signalled
+        has_joined = state in (SessionState.READY, SessionState.BUSY, SessionState.CLOSING)
+        return has_failed and has_joined and not self.session.owes_result
 
     def _why_frozen(self, silence: float) -> str:
         """Tells why a trainer that was silent for so many seconds must be frozen, or "" if it need not be.
@@ -237,8 +246,12 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
         with self._turnover:
             if self._trainer and is_due(self._trainer):
                 teardown = threading.Thread(target=self._trainer.stop, name="client_api_teardown", daemon=True)
-                teardown.start()
-                self._teardown, self._trainer = teardown, None
+                try:
+                    teardown.start()
+                    self._teardown = teardown
+                except RuntimeError:  # there are no threads left; a result that has come counts all the same
+                    self._trainer.stop()
+                self._trainer = None
 
     def _note_failure(self, cause: str, fl_ctx: FLContext) -> None:
         self._failures += 1

@@ -108,6 +108,7 @@ class OwnedTree:
         self.pid: Optional[int] = None  # of the command, also after its end
         self.returncode: Optional[int] = None  # as subprocess has it; None if the guard died before the command
         self.exit_text = ""  # why the command ended, such as "exit code 3" or "killed by SIGKILL"; empty while it runs
+        self.was_signalled = False  # the command was not left to end by itself
         self.error = ""  # why it was not started
         self.status = ProcessStatus.STARTING
         self.output = OutputLines()
@@ -194,7 +195,8 @@ class OwnedTree:
         self._since = time.monotonic()
         self._guard.send_signal(signal.SIGCONT)  # a stopped guard could neither report nor obey
         if not self.wait_exit(shutdown_timeout):
-            self._log("no exit by itself")
+            level = logging.WARNING if shutdown_timeout else logging.INFO
+            self._log(f"no exit by itself within {shutdown_timeout:g} s (shutdown_timeout)", level)
         with self._changed:
             if not self._guard.stdin.closed:
                 with suppress(BrokenPipeError):  # the guard has just ended
@@ -258,6 +260,7 @@ class OwnedTree:
         elif event == "gone":
             self._group = None  # its number may be another one's by now
         elif event in ("term", "kill"):
+            self.was_signalled = True
             self._log(f"SIG{event.upper()} to {values[0]} processes")
 
     def _leader_ended(self, how: str) -> None:
@@ -299,9 +302,9 @@ class OwnedTree:
             self.status = status
             self._changed.notify_all()
 
-    def _log(self, text: str) -> None:
+    def _log(self, text: str, level: int = logging.INFO) -> None:
         who = self.pid or self._command[0][0]
-        logger.info(f"trainer process {who}: {text} ({time.monotonic() - self._since:.3f} s)")
+        logger.log(level, f"trainer process {who}: {text} ({time.monotonic() - self._since:.3f} s)")
 
 
 def _call(hook: Callable[[str], None], text: str) -> None:

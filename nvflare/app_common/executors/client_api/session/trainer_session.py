@@ -292,6 +292,11 @@ class TrainerSession(TaskExchanger):
         """Whether the trainer waits for its next task."""
         return self.state is SessionState.READY and (self._task is None or self._task.is_answered)
 
+    @property
+    def owes_result(self) -> bool:
+        """Whether a task still waits for the trainer's result."""
+        return self._task is not None and not self._task.is_over and not self._task.is_answered
+
     def _raise_if_ended(self) -> None:
         if self.has_ended:
             raise TrainerError(self.cause)
