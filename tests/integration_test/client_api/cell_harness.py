@@ -32,7 +32,7 @@ from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.stream_utils import callback_thread_pool, stream_thread_pool
 from nvflare.private.fed.utils.fed_utils import nvflare_fobs_initialize
 from tests.integration_test.client_api.cell_server import GET_TASK, SERVER, SUBMIT_RESULT
-from tests.unit_test.app_common.executors.job_harness import LIMIT, free_port, stop_cell, warm_up_pools
+from tests.unit_test.app_common.executors.job_harness import LIMIT, await_listener, free_port, stop_cell, warm_up_pools
 
 SERVER_SCRIPT = Path(__file__).with_name("cell_server.py")
 # More of them than a test needs at a time.
@@ -61,6 +61,7 @@ class Federation:
             env={**os.environ, PULL_REQUEST_TIMEOUT: "2.0"},
         )
         assert self._server.stdout.readline() == "ready\n"
+        await_listener(self.url)
 
     def join(self, fqcn: str) -> Cell:
         """Returns a new cell of this process that is connected to the server."""

@@ -34,6 +34,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable, Iterator, Optional
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -274,7 +275,9 @@ class Cellnet:
             Cell(fqcn, url, secure=False, credentials={}, create_internal_listener=False)
             for fqcn in ("server", f"server.{JOB_ID}", f"{SITE_NAME}.{JOB_ID}")
         ]
-        for cell in self._cells:
+        self._cells[0].start()
+        await_listener(url)
+        for cell in self._cells[1:]:
             cell.start()
         self.site_cell = self._cells[-1]
         self.received = []  # the events as they have arrived
@@ -310,6 +313,17 @@ def free_port() -> int:
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("localhost", port))
             return port
+
+
+def await_listener(url: str) -> None:
+    """Waits until somebody listens: nvflare does not close the socket of a refused connection, which is a warning."""
+    place = urlsplit(url)
+    deadline = time.monotonic() + LIMIT
+    while time.monotonic() < deadline:
+        with suppress(ConnectionRefusedError), socket.create_connection((place.hostname, place.port)):
+            return
+        time.sleep(0.01)
+    raise TimeoutError(f"nobody listens at {url}")
 
 
 def warm_up_pools(*pools: Executor) -> None:
