@@ -79,7 +79,13 @@ TRAIN_DISTRIBUTED = """
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     flare.init(rank=str(rank))
-    while flare.is_running():
+
+    def goes_on():
+        answer = torch.tensor([float(rank == 0 and flare.is_running())])
+        dist.broadcast(answer, src=0)
+        return bool(answer)
+
+    while goes_on():
         model = torch.zeros(3, dtype=torch.float64)
         if rank == 0:
             received = flare.receive()
@@ -90,6 +96,7 @@ TRAIN_DISTRIBUTED = """
         print(f"rank {rank} trains")
         if rank == 0:
             flare.send(flare.FLModel(params={"numpy_key": (model + step).numpy()}))
+    dist.destroy_process_group()
 """
 
 # Notes every submission at the server: who, which kind of data, its bits, and how many log records were there before.

@@ -131,11 +131,10 @@ class _Trainer:
         when = f"while it was {state.value}"
         if state in (SessionState.CREATED, SessionState.WAITING):
             when = "before it called flare.init()"
-        tail = _indented(self.launcher.tree.output.tail())
-        cause = f"the trainer {self._context.command!r} ended {when}: {how}{tail}"
+        what = f"the trainer {self._context.command!r} ended {when}: {how}"
         if self._is_failure_untold(state):
-            get_obj_logger(self).warning(cause)
-        self.session.lose(cause)
+            get_obj_logger(self).warning(what)  # what it wrote is in the log already
+        self.session.lose(what + _indented(self.launcher.tree.output.tail()))
 
     def _is_failure_untold(self, state: SessionState) -> bool:
         """Whether the command has failed by itself, and no task is there that fails with the cause."""
