@@ -43,6 +43,7 @@ from tests.unit_test.app_common.executors.client_api.backend_contract import (
     BackendContract,
     fateful_script,
 )
+from tests.unit_test.app_common.executors.client_api.log_watch import messages
 from tests.unit_test.app_common.executors.client_api.process_watch import (
     MARKER,
     WITH_PROCESSES,
@@ -189,7 +190,7 @@ class TestWork:
         start(job, script, launch_once=launch_once)
         model_of(job.execute("train", make_task()))
         job.end()
-        (warning,) = [record.getMessage() for record in site_log.records if record.levelno >= logging.WARNING]
+        (warning,) = messages(site_log, logging.WARNING)
         assert "ended while it was closing: exit code 1" in warning
         assert site_log.find("RuntimeError: cannot save the model")
 
@@ -206,7 +207,7 @@ class TestWork:
         start(job, TRAIN + "    import signal\n    signal.pause()\n", shutdown_timeout=0.5)
         model_of(job.execute("train", make_task()))
         job.end()
-        (warning,) = [record.getMessage() for record in site_log.records if record.levelno >= logging.WARNING]
+        (warning,) = messages(site_log, logging.WARNING)
         assert "no exit by itself within 0.5 s (shutdown_timeout)" in warning
 
     def test_result_counts_although_there_are_no_threads_to_end_its_trainer(self, job):

@@ -273,7 +273,7 @@ class TrainerSession(TaskExchanger):
         with self._changed:
             task = self._task
             is_of_task = task is not None and msg.req_id == task.msg_id
-            if is_of_task and not task.is_over and not task.is_answered:
+            if is_of_task and self.owes_result:
                 task.reply = msg
                 self._changed.notify_all()
             else:

@@ -32,7 +32,8 @@ from tests.unit_test.app_common.executors.client_api.backend_contract import (
     BackendContract,
     fateful_script,
 )
-from tests.unit_test.app_common.executors.job_harness import assert_failed, make_task, model_of
+from tests.unit_test.app_common.executors.client_api.log_watch import messages
+from tests.unit_test.app_common.executors.job_harness import LIMIT, assert_failed, make_task, model_of
 
 # The script's thread dies by an exception, which pytest, too, hears of.
 a_thread_dies = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -40,10 +41,6 @@ a_thread_dies = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThread
 
 def in_process(job, script: str, **arguments) -> ClientAPIExecutor:
     return ClientAPIExecutor("in_process", task_script_path=job.script(script), **arguments)
-
-
-def errors_in(caplog):
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 class TestInProcess(BackendContract):
@@ -124,21 +121,21 @@ class TestTheEndOfAScript:
         self.start_and_wait_for_the_end(job, "raise RuntimeError('too early')")
         assert_failed(job.execute("train", make_task()), "too early")
         job.end()
-        assert len(errors_in(caplog)) == 1
+        assert len(messages(caplog, logging.ERROR)) == 1
 
     def test_failure_after_the_last_task_is_told_by_the_end_of_the_job(self, job, caplog):
         caplog.set_level(logging.INFO)
         self.start_and_wait_for_the_end(job, "raise RuntimeError('too early')")
-        assert errors_in(caplog) == []
+        assert messages(caplog, logging.ERROR) == []
         job.end()
-        (error,) = errors_in(caplog)
+        (error,) = messages(caplog, logging.ERROR)
         assert "too early" in error
 
     def test_script_that_is_done_before_the_job_is_no_error(self, job, caplog):
         caplog.set_level(logging.INFO)
         self.start_and_wait_for_the_end(job, "return")
         job.end()
-        assert errors_in(caplog) == []
+        assert messages(caplog, logging.ERROR) == []
 
     @staticmethod
     def start_and_wait_for_the_end(job, fate):
@@ -160,7 +157,7 @@ class TestTheEndOfAScript:
         job.start(in_process(job, TRAIN))
         model_of(job.execute("train", make_task()))
         job.end()
-        assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+        assert messages(caplog, logging.WARNING) == []
 
     @a_thread_dies
     @pytest.mark.parametrize("main_does", ["thread.join()", "Path(__file__).with_name('go_on').read_text()"])
@@ -314,13 +311,12 @@ class TestTheEndOfAScript:
         go_on = job.gate("go_on")
         job.start(in_process(job, script))
         model_of(job.execute("train", make_task()))
-        ending = threading.Thread(target=job.end)
-        ending.start()
+        ending = job.in_background(job.end)
         site_log.wait_for("script.py goes on after its last task")
         go_on.open()
-        ending.join()
+        ending.result(LIMIT)
         assert job.custom_dir.joinpath("saved").exists()
-        assert [record for record in site_log.records if record.levelno >= logging.WARNING] == []
+        assert messages(site_log, logging.WARNING) == []
 
     def test_failure_of_a_script_that_was_told_to_stop_is_a_warning(self, job, caplog):
         script = """
@@ -333,7 +329,7 @@ class TestTheEndOfAScript:
         job.start(in_process(job, script))
         model_of(job.execute("train", make_task()))
         job.end()
-        (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        (warning,) = messages(caplog, logging.WARNING)
         assert "script.py raised RuntimeError at line 6" in warning and "cannot save the model" in warning
 
     def test_script_left_behind_does_not_disturb_the_next_job(self, job, job_factory, monkeypatch):

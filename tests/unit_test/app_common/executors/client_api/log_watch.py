@@ -21,6 +21,11 @@ import threading
 LIMIT = 60.0
 
 
+def messages(log, level: int) -> list:
+    """What was logged at this level or above, in a LogWatch or pytest's caplog."""
+    return [record.getMessage() for record in log.records if record.levelno >= level]
+
+
 class LogWatch(logging.Handler):
     """Keeps what is logged, and lets a test wait for it."""
 
