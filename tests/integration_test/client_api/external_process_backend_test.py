@@ -257,6 +257,43 @@ class TestWork:
         model_of(job.execute("train", make_task()))
         assert stats(job)["launches"] == 2
 
+    LEAVING = """
+        import atexit, signal, sys
+        from pathlib import Path
+        import nvflare.client as flare
+
+        def wait():
+            Path(__file__).with_name("go_on").read_text()
+
+        flare.init()
+        flare.send(flare.FLModel(params=flare.receive().params))
+    """
+
+    @pytest.mark.parametrize("end", ["wait()", "wait(); flare.shutdown(); signal.pause()", "atexit.register(wait)"])
+    def test_task_that_meets_the_end_of_its_trainer_goes_to_a_new_one(self, job, site_log, end):
+        go_on = job.gate("go_on")
+        start(job, self.LEAVING + f"    {end}", shutdown_timeout=0.1)
+        model_of(job.execute("train", make_task()))
+        running = job.submit("train", make_task())
+        site_log.wait_for("-> busy", 2)
+        go_on.unlock()
+        model_of(running.result(LIMIT))
+        assert stats(job)["launches"] == 2
+
+    def test_task_that_meets_the_failure_of_its_trainer_fails(self, job, site_log):
+        go_on = job.gate("go_on")
+        start(job, self.LEAVING + "    wait(); sys.exit(3)")
+        model_of(job.execute("train", make_task()))
+        running = job.submit("train", make_task())
+        site_log.wait_for("-> busy", 2)
+        go_on.open()
+        assert_failed(running.result(LIMIT), "exit code 3")
+
+    def test_task_for_which_no_trainer_asks_fails(self, job):
+        start(job, "import nvflare.client as flare; flare.init()")
+        assert_failed(job.execute("train", make_task()), "exit code 0")
+        assert stats(job)["launches"] <= 3
+
     def test_shutdown_in_a_task_fails_it(self, job):
         script = """
             import signal

@@ -33,7 +33,7 @@ from typing import Callable, Optional
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.arrays.pull import Puller
+from nvflare.app_common.executors.client_api.arrays.pull import Puller, TaskArrays
 from nvflare.app_common.executors.client_api.arrays.traffic import leg, note_legs, pull_leg
 from nvflare.app_common.executors.client_api.backend_spec import (
     ClientAPIBackendContext,
@@ -122,6 +122,12 @@ class _Trainer:
         self.session.close()
         remove(self._bootstrap)
 
+    @property
+    def has_left_a_task(self) -> bool:
+        """Whether it has ended by itself, and without a fault, before its script asked for the last task."""
+        has_left = self.launcher.tree.returncode == 0 or self.session.state is SessionState.CLOSING
+        return has_left and not self.launcher.tree.was_signalled and self.session.has_untaken_task
+
     def stats(self) -> dict:
         process = self.launcher.check_run_status(self._name, FLContext())
         return {**self.session.stats(), "pid": self.launcher.tree.pid, "process": process}
@@ -198,11 +204,7 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
         try:
             # The arrays of the task come while a trainer starts.
             with self._puller.start(shareable, abort_signal) as task:
-                start, launches = time.monotonic(), self._launches
-                trainer = self._ready_trainer(fl_ctx, abort_signal)
-                legs = [leg("launched", time.monotonic() - start)] if self._launches > launches else []
-                result = trainer.session.execute(task_name, task.wait(), fl_ctx, abort_signal)
-            note_legs([*legs, *pull_leg(task.pulled), *trainer.session.traffic.legs], fl_ctx)
+                result = self._exchange(task_name, task, fl_ctx, abort_signal)
         except TrainerError as e:
             self._note_failure(str(e), fl_ctx)
             raise
@@ -211,6 +213,22 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
             self._retire(lambda trainer: not self._context.launch_once or trainer.session.has_ended)
         self._failures = 0
         return result
+
+    def _exchange(self, task_name: str, task: TaskArrays, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        for is_last_try in (False, True):
+            start, launches = time.monotonic(), self._launches
+            trainer = self._ready_trainer(fl_ctx, abort_signal)
+            legs = [leg("launched", time.monotonic() - start)] if self._launches > launches else []
+            try:
+                result = trainer.session.execute(task_name, task.wait(), fl_ctx, abort_signal)
+            except TrainerError as e:
+                # A script of a few rounds may be at its end when the next task comes.
+                if is_last_try or not trainer.has_left_a_task:
+                    raise
+                self.logger.info(f"task {task_name!r} goes to a new trainer: {e}")
+            else:
+                note_legs([*legs, *pull_leg(task.pulled), *trainer.session.traffic.legs], fl_ctx)
+                return result
 
     def _ready_trainer(self, fl_ctx: FLContext, abort_signal: Signal) -> _Trainer:
         self._retire(lambda trainer: trainer.session.has_ended)

@@ -39,14 +39,13 @@ from nvflare.app_common.executors.client_api.session.handshake import Handshake,
 from nvflare.app_common.executors.client_api.session.letters import (
     HELLO,
     METRICS,
-    NO_ROOM,
     NOT_ON_THIS_HOST,
     PIECE,
     TASK,
     Answer,
     Letter,
     MessageRefused,
-    NoRoom,
+    NotTaken,
     sealed_head,
 )
 from nvflare.app_common.executors.client_api.session.seals import Payload, SealBroken, Seals
@@ -260,8 +259,8 @@ class Channel(Pipe):
             if msg.topic not in (Topic.HEARTBEAT, PIECE):
                 self.on_message(msg)
             return ""
-        except NoRoom:
-            return NO_ROOM
+        except NotTaken as e:
+            return str(e)
         except NotOnThisHost as e:
             return NOT_ON_THIS_HOST + str(e)  # the peer sends it in another way
         except (ArrayRefused, MessageRefused) as e:

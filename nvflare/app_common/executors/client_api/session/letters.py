@@ -29,14 +29,16 @@ ENDS = {Topic.END, Topic.ABORT, Topic.PEER_GONE}
 NOT_ON_THIS_HOST = "not on this host: "
 # The answer to a message that is to come again, as a new one.
 NO_ROOM = "there is no room for it yet"
+# The answer to a task, or the word about one that was taken, for which the script of a trainer that ends has not asked.
+UNTAKEN = "the script has ended without asking for it"
 
 
 class MessageRefused(Exception):
     """The peer has a message and cannot use it; says why."""
 
 
-class NoRoom(Exception):
-    """There is no room yet for what a message brings, and nobody waits for that on the threads of a channel."""
+class NotTaken(Exception):
+    """A message is well, and is not taken as things are here; its text is the answer that tells how they are."""
 
 
 class Letter(NamedTuple):

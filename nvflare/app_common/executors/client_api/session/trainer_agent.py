@@ -41,7 +41,15 @@ from nvflare.app_common.executors.client_api.owner_process import OwnerProcess
 from nvflare.app_common.executors.client_api.server.ordered_sender import OrderedSender
 from nvflare.app_common.executors.client_api.session import limits
 from nvflare.app_common.executors.client_api.session.channel import Channel
-from nvflare.app_common.executors.client_api.session.letters import ENDS, METRICS, NO_ROOM, TASK, MessageRefused
+from nvflare.app_common.executors.client_api.session.letters import (
+    ENDS,
+    METRICS,
+    NO_ROOM,
+    TASK,
+    UNTAKEN,
+    MessageRefused,
+    NotTaken,
+)
 from nvflare.app_common.executors.client_api.waiting import WaitableSignal
 from nvflare.client.flare_agent import RC, AgentClosed, CallStateError, Task, _TaskContext
 from nvflare.client.flare_agent_with_fl_model import FlareAgentWithFLModel
@@ -93,6 +101,7 @@ class TrainerAgent(FlareAgentWithFLModel):
         self._owner = OwnerProcess()
         self.is_job_lost = False  # the session has ended, and not because the job said so
         self._end = WaitableSignal()  # of the session; its value tells why
+        self._is_leaving = False
         self._records = OrderedSender(self._send_records, limits.RECORDS_BATCH)
         self._accepted_at = 0.0  # the current task, on the monotonic clock
 
@@ -119,6 +128,8 @@ class TrainerAgent(FlareAgentWithFLModel):
             self._end_session(msg.data, is_lost=msg.topic == Topic.PEER_GONE)
         elif msg.topic == TASK:
             self.pipe.inbox.put(msg)
+            if self._is_leaving:  # looked at after the put: the task is either refused or found by stop()
+                raise NotTaken(UNTAKEN)
 
     def _end_session(self, why: str, is_lost: bool) -> None:
         # Runs on a thread of the channel, which is closed by stop().
@@ -146,10 +157,14 @@ class TrainerAgent(FlareAgentWithFLModel):
         """
         if not self._owner.is_here:
             return
+        self._is_leaving = True
         self._records.close()
         dropped, self._records.dropped = self._records.dropped, 0  # told once
         if dropped:
             self.logger.warning(f"{dropped} log records did not reach the job")
+        untaken = None if self.asked_to_stop else self.pipe.receive(0)
+        if untaken:
+            self.pipe.send(Message.new_reply(TASK, UNTAKEN, untaken.msg_id), limits.GOODBYE_TIMEOUT)
         # The end of a process that the job watches tells more than a word of it, and an exception is about to be one.
         is_seen = not self.pipe.is_attached and (is_exit or sys.exc_info()[0] is not None)
         if not self.asked_to_stop and not is_seen:

@@ -45,7 +45,15 @@ from nvflare.app_common.executors.client_api.session.handshake import (
     unpack,
     without_proof,
 )
-from nvflare.app_common.executors.client_api.session.letters import ENDS, METRICS, TASK, MessageRefused, NoRoom
+from nvflare.app_common.executors.client_api.session.letters import (
+    ENDS,
+    METRICS,
+    NO_ROOM,
+    TASK,
+    UNTAKEN,
+    MessageRefused,
+    NotTaken,
+)
 from nvflare.app_common.executors.client_api.waiting import UNTIL_RESULT, UNTIL_TAKEN, soonest_limit, wait_until
 from nvflare.app_common.executors.task_exchanger import TaskExchanger
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
@@ -79,6 +87,7 @@ class _TaskInHand:
     reply: Optional[Message] = None
     is_over: bool = False  # nobody waits for a result any more
     is_answered: bool = False  # by a result, in time or not: the trainer is not busy with it
+    is_untaken: bool = False  # the script has not asked for it, and the trainer ends or has ended
 
 
 class TrainerSession(TaskExchanger):
@@ -166,12 +175,13 @@ class TrainerSession(TaskExchanger):
     def _exchange(self, request: Message, task: _TaskInHand, abort_signal: Signal) -> Shareable:
         size, start = array_bytes(request.data), time.monotonic()
         limit = soonest_limit(self._context, UNTIL_TAKEN)
-        was_sent = self._hand_over(request, limit.seconds, abort_signal)
+        was_sent = self._hand_over(request, task, limit.seconds, abort_signal)
         taken = time.monotonic()
         self.traffic.count_task(size, taken - start)
         with self._changed:
             # A trainer that is lost may have sent the result before, and only its word that it has the task is missing.
             if not was_sent and not task.reply and not abort_signal.triggered:
+                task.is_untaken = self.has_ended
                 self._raise_if_ended()
                 raise TrainerError(f"the trainer did not accept the task in {limit}")
             limit = soonest_limit(self._context, UNTIL_RESULT)
@@ -188,12 +198,15 @@ class TrainerSession(TaskExchanger):
         self.traffic.count_result(result, time.monotonic() - taken)
         return result
 
-    def _hand_over(self, request: Message, timeout: Optional[float], abort_signal: Signal) -> bool:
+    def _hand_over(self, request: Message, task: _TaskInHand, timeout: Optional[float], abort_signal: Signal) -> bool:
         try:
             return self.pipe.send(request, timeout, abort_signal)
         except ArrayRefused as e:
             raise TrainerError(f"the task cannot be handed over: {e}") from e
         except MessageRefused as e:
+            if str(e) == UNTAKEN:
+                task.is_untaken = True
+                return True  # how the trainer ends is about to be known
             raise TrainerError(f"the trainer cannot take the task: {told_by_script(str(e))}") from e
 
     def stats(self) -> dict:
@@ -265,7 +278,7 @@ class TrainerSession(TaskExchanger):
             if not isinstance(msg.data, list) or not all(isinstance(record, DXO) for record in msg.data):
                 raise MessageRefused(f"malformed {METRICS}")
             if not self._context.executor.relay_log_record(*msg.data, can_wait=False):
-                raise NoRoom()
+                raise NotTaken(NO_ROOM)
         else:
             self._take_reply(msg)
 
@@ -273,6 +286,9 @@ class TrainerSession(TaskExchanger):
         with self._changed:
             task = self._task
             is_of_task = task is not None and msg.req_id == task.msg_id
+            if is_of_task and msg.data == UNTAKEN:
+                task.is_untaken = True
+                return
             if is_of_task and self.owes_result:
                 task.reply = msg
                 self._changed.notify_all()
@@ -296,6 +312,11 @@ class TrainerSession(TaskExchanger):
     def owes_result(self) -> bool:
         """Whether a task still waits for the trainer's result."""
         return self._task is not None and not self._task.is_over and not self._task.is_answered
+
+    @property
+    def has_untaken_task(self) -> bool:
+        """Whether the trainer has ended, or ends, without its script having asked for the last task."""
+        return self._task is not None and self._task.is_untaken
 
     def _raise_if_ended(self) -> None:
         if self.has_ended:
