@@ -289,11 +289,6 @@ class TestWork:
         go_on.open()
         assert_failed(running.result(LIMIT), "exit code 3")
 
-    def test_task_for_which_no_trainer_asks_fails(self, job):
-        start(job, "import nvflare.client as flare; flare.init()")
-        assert_failed(job.execute("train", make_task()), "exit code 0")
-        assert stats(job)["launches"] <= 3
-
     def test_shutdown_in_a_task_fails_it(self, job):
         script = """
             import signal

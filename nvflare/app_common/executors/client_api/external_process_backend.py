@@ -70,6 +70,7 @@ class _Trainer:
         self._context = context
         self._name = f"{fl_ctx.get_job_id()}/{number}"
         self._launched = time.monotonic()
+        self.has_answered = False  # a task
         self._usage = TreeUsage(0.0, False)  # when the present silence of the trainer began, or was last looked into
         self._last_silence = math.inf
         self._look_at = 0.0  # the silence, in seconds, at which it is looked into
@@ -124,9 +125,10 @@ class _Trainer:
 
     @property
     def has_left_a_task(self) -> bool:
-        """Whether it has ended by itself, and without a fault, before its script asked for the last task."""
+        """Whether it has ended by itself and without a fault, as one that has answered, before it asked for a task."""
         has_left = self.launcher.tree.returncode == 0 or self.session.state is SessionState.CLOSING
-        return has_left and not self.launcher.tree.was_signalled and self.session.has_untaken_task
+        is_well = has_left and not self.launcher.tree.was_signalled
+        return is_well and self.has_answered and self.session.has_untaken_task
 
     def stats(self) -> dict:
         process = self.launcher.check_run_status(self._name, FLContext())
@@ -227,6 +229,7 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
                     raise
                 self.logger.info(f"task {task_name!r} goes to a new trainer: {e}")
             else:
+                trainer.has_answered = True
                 note_legs([*legs, *pull_leg(task.pulled), *trainer.session.traffic.legs], fl_ctx)
                 return result
 
