@@ -214,9 +214,10 @@ def memory_left(root: str = "/") -> Dict[str, int]:
     return left
 
 
-# Files of the limit and of what is used; the field of memory.stat for what the kernel would give back.
-_V2 = ("memory.max", "memory.current", "inactive_file")
-_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+# Files of the limit and of what is used; the fields of memory.stat for what the kernel would give back: the page cache,
+# also of files that are read again and again. What is in a memfd counts as anonymous there, and is in neither field.
+_V2 = ("memory.max", "memory.current", "inactive_file", "active_file", "slab_reclaimable")
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "total_active_file")
 
 
 def _cgroup_folders(root: str) -> List[tuple]:
@@ -233,11 +234,12 @@ def _cgroup_folders(root: str) -> List[tuple]:
     return folders
 
 
-def _left_in(folder: str, limit_name: str, used_name: str, reclaimable: str) -> Optional[int]:
+def _left_in(folder: str, limit_name: str, used_name: str, *reclaimable: str) -> Optional[int]:
     limit, used = (_read(os.path.join(folder, name)).strip() for name in (limit_name, used_name))
     if not limit.isdigit() or not used.isdigit():
         return None  # no limit, or no such cgroup
-    return int(limit) - int(used) + _fields(os.path.join(folder, "memory.stat")).get(reclaimable, 0)
+    stat = _fields(os.path.join(folder, "memory.stat"))
+    return int(limit) - int(used) + sum(stat.get(name, 0) for name in reclaimable)
 
 
 def _fields(path: str) -> Dict[str, int]:
