@@ -43,7 +43,7 @@ from nvflare.app_common.executors.client_api.arguments import (  # noqa: F401
     ExecutionMode,
     check_arguments,
 )
-from nvflare.app_common.executors.client_api.arrays.onlookers import executors_of
+from nvflare.app_common.executors.client_api.arrays.onlookers import executors_of, looks_at_no_arrays
 from nvflare.app_common.executors.client_api.backend_spec import (
     FAILURE_CAUSE_HEADER,
     ClientAPIBackendSpec,
@@ -142,6 +142,7 @@ class ClientAPIExecutor(Executor):
             self._relay(event_type, fl_ctx)
         super().handle_event(event_type, fl_ctx)
 
+    @looks_at_no_arrays
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Has the backend run one task; the result of a failure carries its cause in FAILURE_CAUSE_HEADER.
 

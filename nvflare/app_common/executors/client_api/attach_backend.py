@@ -94,7 +94,7 @@ class AttachBackend(ClientAPIBackendSpec):
         with ExitStack() as undo:
             undo.callback(self.finalize, fl_ctx)
             # What a pipe of the job's carries it carries as nvflare does.
-            self._puller = Puller(fl_ctx, context.executor, is_handing_over=self._foreign_pipe is None)
+            self._puller = Puller(fl_ctx, is_handing_over=self._foreign_pipe is None)
             self._config = client_config(context, fl_ctx, self._puller.carries_tensors)
             self._open_session()
             self._renewal.start()

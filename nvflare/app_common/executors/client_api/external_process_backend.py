@@ -191,7 +191,7 @@ class ExternalProcessBackend(ClientAPIBackendSpec):
 
     def initialize(self, context: ClientAPIBackendContext, fl_ctx: FLContext) -> None:
         self._context = context
-        self._puller = Puller(fl_ctx, context.executor, is_handing_over=True)
+        self._puller = Puller(fl_ctx, is_handing_over=True)
         with ExitStack() as undo:
             undo.callback(self._puller.close)
             self._config = client_config(context, fl_ctx, self._puller.carries_tensors)

@@ -79,7 +79,7 @@ class InProcessBackend(ClientAPIBackendSpec):
         _check_script_path(context.task_script_path)
         self._context = context
         with ExitStack() as cleanup:
-            self._puller = Puller(fl_ctx, context.executor)
+            self._puller = Puller(fl_ctx)
             cleanup.callback(self._puller.close)
             api = self._create_api(client_config(context, fl_ctx), converts_results(fl_ctx), cleanup)
             self._runner = self._create_runner(api, fl_ctx)

@@ -23,6 +23,7 @@ import pytest
 from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE, AnalyticsDataType
 from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
+from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import EventScope, FedEventHeader, FLContextKey, FLMetaKey, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.fl_exception import UnsafeJobError
@@ -514,6 +515,34 @@ class Receiver(AnalyticsReceiver):
         pass
 
 
+class Deaf(FLComponent):
+    """A component of the job's own that hears other events only."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_event_handler(EventType.START_RUN, self.hear)
+
+    def hear(self, event_type, fl_ctx):
+        pass
+
+
+class RegisteredListener(Deaf):
+    def __init__(self):
+        super().__init__()
+        self.register_event_handler(ANALYTIC_EVENT_TYPE, self.hear)
+
+
+class OwnListener(FLComponent):
+    def handle_event(self, event_type, fl_ctx):
+        pass
+
+
+@pytest.fixture
+def deaf_recorder(monkeypatch):
+    """The job of a test has no recorder of events, which would listen."""
+    monkeypatch.setattr(EventRecorder, "handle_event", FLComponent.handle_event)
+
+
 class TestAnalytics:
     def logging_backend(self, count: int) -> ScriptedBackend:
         """A backend whose every task logs so many scalars before it returns."""
@@ -533,11 +562,11 @@ class TestAnalytics:
         """Starts a job whose site has a cell; returns it and the list of events that its server gets."""
         del cellnet.received[:]
 
-        def start(mode, *handlers, components=None, count=30):
+        def start(mode, *handlers, components=None, count=30, are_named=True):
             job = job_factory("job-1", cell=cellnet.site_cell)
             executor = BackendExecutor(self.logging_backend(count), mode)
-            components = {f"c{number}": handler for number, handler in enumerate(handlers)} | (components or {})
-            job.start(executor, *handlers, converts_analytics=False, components=components)
+            named = {f"c{number}": handler for number, handler in enumerate(handlers) if are_named}
+            job.start(executor, *handlers, converts_analytics=False, components=named | (components or {}))
             job.execute("train", make_task())
             return job
 
@@ -564,10 +593,11 @@ class TestAnalytics:
         group = job.stats()["ClientAPIExecutor"]
         assert (group["metrics_sent"], group["metrics_dropped"]) == (30, 0)
 
+    @pytest.mark.parametrize("are_named", [True, False], ids=["of the config", "inside of another"])
     @pytest.mark.parametrize("mode", ALL_EXECUTION_MODES)
-    def test_converted_records_reach_the_server_once_and_in_order(self, wire, mode):
+    def test_converted_records_reach_the_server_once_and_in_order(self, wire, mode, are_named):
         start, received = wire
-        job = start(mode, ConvertToFedEvent([ANALYTIC_EVENT_TYPE]))
+        job = start(mode, ConvertToFedEvent([ANALYTIC_EVENT_TYPE]), are_named=are_named)
         assert [log_record(event) for event in received] == self.EXPECTED
         assert job.recorder.event_types.count(ANALYTIC_EVENT_TYPE) == 30
         assert job.stats()["ClientAPIExecutor"]["metrics_sent"] == 30
@@ -640,19 +670,27 @@ class TestAnalytics:
             (IN_PROCESS, {"other": ConvertToFedEvent(["another_event"])}, True),
             (IN_PROCESS, {"converter": ConvertToFedEvent([ANALYTIC_EVENT_TYPE])}, False),
             (IN_PROCESS, {"disabled": None}, True),
-            (IN_PROCESS, {"own": EventRecorder()}, False),
+            (IN_PROCESS, {"own": Deaf()}, True),
+            (IN_PROCESS, {"own": OwnListener()}, False),
+            (IN_PROCESS, {"own": RegisteredListener()}, False),
             (ExecutionMode.EXTERNAL_PROCESS, {}, False),
             (ExecutionMode.ATTACH, {}, False),
         ],
     )
-    def test_records_that_reach_nobody_are_warned_about_once(self, wire, caplog, mode, components, is_warned):
+    @pytest.mark.parametrize("is_named", [True, False], ids=["of the config", "inside of another"])
+    def test_records_that_reach_nobody_are_warned_about_once(
+        self, wire, caplog, deaf_recorder, mode, components, is_warned, is_named
+    ):
         start, _ = wire
-        start(mode, components=components)
+        if is_named:
+            start(mode, components=components)
+        else:
+            start(mode, *filter(None, components.values()), are_named=False)
         warnings = [record.getMessage() for record in caplog.records if "reaches nobody" in record.getMessage()]
         assert len(warnings) == is_warned
         assert all('ConvertToFedEvent(["analytix_log_stats"])' in warning for warning in warnings)
 
-    def test_receiver_for_other_events_is_nobody(self, wire, caplog):
+    def test_receiver_for_other_events_is_nobody(self, wire, caplog, deaf_recorder):
         start, _ = wire
         start(IN_PROCESS, Receiver([FED_ANALYTIC_EVENT_TYPE]), count=1)
         assert "reaches nobody" in caplog.text

@@ -28,7 +28,6 @@ from functools import partial
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import nvflare.fuel.utils.app_config_utils as app_config
-from nvflare.apis.executor import Executor
 from nvflare.apis.fl_constant import ConfigVarName
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.signal import Signal
@@ -118,18 +117,17 @@ class _Chunk:
 
 
 class Puller:
-    def __init__(self, fl_ctx: FLContext, executor: Executor, is_handing_over: bool = False):
+    def __init__(self, fl_ctx: FLContext, is_handing_over: bool = False):
         """Has the tasks of the job come without their arrays, where that is possible.
 
         Args:
             fl_ctx: the context, at START_RUN.
-            executor: the one that asks.
             is_handing_over: to a trainer in another process: the arrays land in memory that it can be given.
         """
         self.logger = get_obj_logger(self)
         self._make_landing = SharedLanding if is_handing_over and CAN_SHARE else HeapLanding
         # Of what the trainer sends as tensors; else nobody here looks into them.
-        self.makes_tensors = not (is_handing_over and nothing_else_sees(RESULTS, fl_ctx, executor))
+        self.makes_tensors = not (is_handing_over and nothing_else_sees(RESULTS, fl_ctx))
         self._channels = set()
         self._fl_ctx = fl_ctx
         self._cell: Optional[OwnCell] = None  # once it is needed
@@ -138,7 +136,7 @@ class Puller:
         self._fault = ""  # why a chunk that has come could not be taken
         self._turn = threading.Lock()  # one that was given up ends before the next one begins
         self._short_layout: List[tuple] = []  # paths of the arrays of the last task, if they were short
-        if nothing_else_sees(TASKS, fl_ctx, executor):
+        if nothing_else_sees(TASKS, fl_ctx):
             cell = fl_ctx.get_engine().get_cell()
             # Without these two, nvflare's own, no cell of ours could read an answer from its frames.
             if isinstance(cell, Cell) and hasattr(Cell, "_process_reply") and "requests_dict" in vars(cell):

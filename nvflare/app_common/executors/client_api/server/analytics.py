@@ -30,9 +30,11 @@ from typing import Callable, List, NamedTuple
 from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE
 from nvflare.apis.dxo import DXO
 from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import EventScope, FedEventHeader, FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
+from nvflare.app_common.executors.client_api.arrays.onlookers import members_of
 from nvflare.app_common.executors.client_api.server.ordered_sender import OrderedSender
 from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
 from nvflare.app_common.widgets.streaming import AnalyticsReceiver
@@ -68,22 +70,20 @@ class Audience(NamedTuple):
 
 
 def find_audience(engine) -> Audience:
-    """Tells who of a job's components gets the site's own analytics events; the engine of a unit test knows of none."""
-    try:
-        components = engine.get_all_components()
-    except Exception:  # at the border to nvflare: whatever the engine of a unit test is
-        components = None
-    # One that the job's config disables is None.
-    components = [c for c in components.values() if c is not None] if isinstance(components, dict) else ()
-    is_converted = any(isinstance(c, ConvertToFedEvent) and _listens(c.events_to_convert) for c in components)
-    return Audience(is_converted, is_converted or any(_may_listen(c) for c in components))
+    """Tells who of a job gets the site's own analytics events; the engine of a unit test knows of nobody."""
+    members = members_of(engine)
+    is_converted = any(isinstance(m, ConvertToFedEvent) and _listens(m.events_to_convert) for m in members)
+    return Audience(is_converted, is_converted or any(_may_listen(m) for m in members))
 
 
-def _may_listen(component) -> bool:
-    if isinstance(component, AnalyticsReceiver):
-        return _listens(component.events)
-    # Of nvflare's own components no other kind listens; of one's own nobody can tell.
-    return not type(component).__module__.startswith("nvflare.")
+def _may_listen(member) -> bool:
+    if isinstance(member, AnalyticsReceiver):
+        return _listens(member.events)
+    if not isinstance(member, FLComponent):
+        return False
+    # Of nvflare's own components no other kind listens; what one's own does with an event nobody can tell.
+    is_own = not type(member).handle_event.__module__.startswith("nvflare.")
+    return is_own or _listens(member.get_event_handlers())
 
 
 def _listens(events) -> bool:

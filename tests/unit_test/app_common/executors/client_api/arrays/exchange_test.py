@@ -135,7 +135,7 @@ class TestLackOfMemory:
                 {
                     "sys/fs/cgroup/a/memory.max": "1000",
                     "sys/fs/cgroup/a/memory.current": "900",
-                    "sys/fs/cgroup/a/memory.stat": "anon 5\nfile 49\nshmem 9\ninactive_file 10\nactive_file 30\nslab_reclaimable 10\n",
+                    "sys/fs/cgroup/a/memory.stat": "shmem 9\ninactive_file 10\nactive_file 30\nslab_reclaimable 10",
                     "sys/fs/cgroup/a/b/memory.max": "max",
                     "sys/fs/cgroup/a/b/memory.current": "900",
                 },
@@ -146,7 +146,7 @@ class TestLackOfMemory:
                 {
                     "sys/fs/cgroup/memory/c/memory.limit_in_bytes": "700",
                     "sys/fs/cgroup/memory/c/memory.usage_in_bytes": "300",
-                    "sys/fs/cgroup/memory/c/memory.stat": "active_file 1\ntotal_shmem 9\ntotal_inactive_file 2\ntotal_active_file 5\n",
+                    "sys/fs/cgroup/memory/c/memory.stat": "active_file 1\ntotal_inactive_file 2\ntotal_active_file 5\n",
                 },
                 407,
             ),
