@@ -45,7 +45,7 @@ _LAUNCH_VARIABLES = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "SLURM
 
 _LOOPBACK = re.compile(r"localhost$|127\.|::1$")
 
-_APP_PREFIX = "app_"
+_APP_PREFIX, _CONFIG_FOLDER = "app_", "config"
 
 
 def ranks_file() -> str:
@@ -61,7 +61,8 @@ def find_files(workspace: str, name: str, job: Optional[str] = None, site: Optio
     """Returns the files of this name in the apps' config folders below a folder, the oldest first.
 
     Args:
-        workspace: a job's folder, a site's workspace with its jobs, or a folder with the workspaces of several sites.
+        workspace: a job's folder, a site's workspace with its jobs, or a folder with the workspaces of several sites;
+            symbolic links below it are not followed.
         name: RENDEZVOUS_FILE or ranks_file().
         job: only of this job: its folder has its id as name.
         site: only of this site: the app's folder is named after it.
@@ -69,7 +70,7 @@ def find_files(workspace: str, name: str, job: Optional[str] = None, site: Optio
     found = []
     for app in _find_apps(Path(os.path.realpath(workspace)), limits.MAX_DEPTH):
         if (job is None or app.parent.name == job) and (site is None or app.name == _APP_PREFIX + site):
-            path = app / "config" / name
+            path = app / _CONFIG_FOLDER / name
             with suppress(OSError):  # there is none
                 found.append((path.lstat().st_mtime, path))
     return [path for _, path in sorted(found)]
@@ -79,15 +80,15 @@ def _find_apps(folder: Path, depth: int) -> Iterator[Path]:
     """Yields the app folders of all jobs; does not look into them: there may be a lot in there, and not of ours."""
     try:
         with os.scandir(folder) as entries:
-            folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            folders = [folder / entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return  # removed in between, or not for us
-    apps = [name for name in folders if name.startswith(_APP_PREFIX)]
-    if apps:
-        yield from (folder / name for name in apps)
-    elif depth:
-        for name in folders:
-            yield from _find_apps(folder / name, depth - 1)
+    for inner in folders:
+        # Other folders may have such a name, too.
+        if inner.name.startswith(_APP_PREFIX) and os.path.isdir(inner / _CONFIG_FOLDER):
+            yield inner
+        elif depth:
+            yield from _find_apps(inner, depth - 1)
 
 
 def find_ranks_file(

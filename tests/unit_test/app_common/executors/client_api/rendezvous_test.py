@@ -65,6 +65,11 @@ class TestFind:
         assert find_files(str(tmp_path / "site-1"), RENDEZVOUS_FILE) == paths[:1]
         assert find_files(str(tmp_path / "site-1" / "job-1"), RENDEZVOUS_FILE) == paths[:1]
 
+    def test_other_folders_may_have_a_name_as_those_of_apps(self, tmp_path):
+        path = write(tmp_path / "app_one" / "site-1")
+        (tmp_path / "app_logs").mkdir()
+        assert find_files(str(tmp_path), RENDEZVOUS_FILE) == [path]
+
     @pytest.mark.parametrize("options", [{"job": "job-2"}, {"site": "site-2"}, {"job": "job-2", "site": "site-2"}])
     def test_by_job_and_site(self, tmp_path, options):
         write(tmp_path)
