@@ -120,21 +120,6 @@ class TestCommandLine:
         assert code == ExitCode.NOBODY
         assert f"waiting for a job in {tmp_path}" in output
 
-    def test_script_runs_as_if_it_was_started_alone(self, job, trainers, tmp_path):
-        (tmp_path / "neighbour.py").write_text("x = 1")
-        script = """
-            import sys
-            import neighbour
-            print(__name__, sys.argv[1:], __file__ == sys.argv[0])
-            sys.exit("no data")
-        """
-        path = script_of(tmp_path, script)
-        job.start(attached())
-        trainer = trainers(path, "--rate", "1")
-        assert trainer.exit_code() == ExitCode.FAILED
-        assert "__main__ ['--rate', '1'] True" in trainer.output.text()
-        assert "no data" in trainer.output.text()
-
     def test_refused_rendezvous(self, job, run, tmp_path):
         job.start(attached())
         rendezvous(job).chmod(0o644)

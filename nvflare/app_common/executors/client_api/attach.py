@@ -35,7 +35,12 @@ from enum import IntEnum
 from typing import List, Optional
 
 from nvflare.app_common.executors.client_api.formats.outside_text import clip_cause, readable
-from nvflare.app_common.executors.client_api.owner_process import forget_contexts, no_init_in_commands, run_as_main
+from nvflare.app_common.executors.client_api.owner_process import (
+    forget_contexts,
+    no_init_in_commands,
+    remember_process,
+    run_as_main,
+)
 from nvflare.app_common.executors.client_api.process.sigterm import Terminated, raise_on_sigterm
 from nvflare.app_common.executors.client_api.session.handshake import HandshakeError
 from nvflare.app_common.executors.client_api.session.private_files import FileRefused
@@ -96,7 +101,8 @@ def wait_for(
     """Waits for the rendezvous of a job and claims it; leaves the session of the call before, if there was one.
 
     Args:
-        workspace: the site's workspace folder, or a folder with the workspaces of several sites.
+        workspace: the site's workspace folder, or a folder with the workspaces of several sites; symbolic links below
+            it are not followed.
         job: the job's id; default: any.
         site: the site's name; default: any.
         timeout: seconds, 0 or more; default: no limit.
@@ -113,6 +119,8 @@ def wait_for(
     if timeout is not None and not timeout >= 0:  # as NaN is not
         raise ValueError(f"timeout must be a number of seconds, 0 or more, or None, but is {timeout!r}")
     _give_up_claim("the trainer has gone on to another job")
+    if not os.access(os.path.join(workspace, ""), os.R_OK | os.X_OK):  # "" also tells that it is no file
+        _say(f"{workspace} is not there yet, or no folder that can be read")
     _claim = _wait(lambda: _claim_any(workspace, job, site), f"a job in {workspace}", timeout)
     _turns[_claim.path.parent] = time.monotonic()
     _prepare_client_api(str(_claim.path))
@@ -182,17 +190,16 @@ def _say(text: str) -> None:
     print(f"attach: {readable(text)}".replace("\n", "\\n"), file=sys.stderr, flush=True)
 
 
-def _run_script(script: str, args: List[str], config_file: str) -> int:
+def _run_script(path: str, argv: List[str], config_file: str) -> int:
     """Runs a script whose `flare.init()` is to find the given configuration; returns an ExitCode."""
     # The one way to give `flare.init()` without arguments another file than config/client_api_config.json in the
     # working directory, which is the script's own affair here.
     api_context.DEFAULT_CONFIG = config_file
-    argv, path = sys.argv, sys.path[:]
-    sys.argv, sys.path[0] = [script, *args], os.path.dirname(os.path.abspath(script))
+    sys.argv, sys.path[0] = argv[:], os.path.dirname(path)
     code, how = ExitCode.FAILED, "it returned"
     try:
         with no_init_in_commands(api_context.ClientAPIType.EX_PROCESS_API, _NOT_IN_COMMANDS):
-            run_as_main(script)
+            run_as_main(path)
         code = ExitCode.ENDED
     except HandshakeError as e:
         _say(str(e))
@@ -212,9 +219,7 @@ def _run_script(script: str, args: List[str], config_file: str) -> int:
         traceback.print_exc()
         if isinstance(e, KeyboardInterrupt):
             code = ExitCode.INTERRUPTED
-    finally:
-        sys.argv, sys.path[:] = argv, path
-    if _leave(clip_cause(f"the script {script} has ended: {how}")):
+    if _leave(clip_cause(f"the script {argv[0]} has ended: {how}")):
         _say("the job was lost")
         return code if code in _STOPPED else ExitCode.LOST
     return code
@@ -258,7 +263,7 @@ def _find_config(args) -> str:
 
 def _attach(args) -> int:
     """Runs the script, with --follow for one job after another; returns the ExitCode of the last run."""
-    served, in_vain = None, 0
+    served, in_vain, restore = None, 0, remember_process()
     while True:
         try:
             config_file = _find_config(args)
@@ -268,9 +273,10 @@ def _attach(args) -> int:
         except FileRefused:  # the reason has been told
             return ExitCode.REFUSED if served is None else served
         began = time.monotonic()
-        served = _run_script(args.script[0], args.script[1:], config_file)
+        served = _run_script(args.path, args.script, config_file)
         if not args.follow or served in _STOPPED:
             return served
+        restore()  # only now: what the script has registered for the exit runs as after any script
         was_good = served in (ExitCode.ENDED, ExitCode.LOST) and not (_claim and _claim.is_open())
         in_vain = 0 if was_good else in_vain + 1
         pause = pause_after(in_vain, time.monotonic() - began)
@@ -303,7 +309,7 @@ def _parse(argv: Optional[List[str]]):
         description="Attaches a training script to a job whose executor runs in mode attach.",
         epilog=__doc__.split("\n\n")[-1],
     )
-    parser.add_argument("--workspace", required=True, help="the site's workspace folder, or one above it")
+    parser.add_argument("--workspace", required=True, help="the site's workspace, or one above it; no links below")
     parser.add_argument("--job", help="attach to this job only (its id)")
     parser.add_argument("--site", help="attach to this site only (its name)")
     parser.add_argument("--wait", type=_seconds, help="give up after so many seconds without a job (default: never)")
@@ -315,6 +321,8 @@ def _parse(argv: Optional[List[str]]):
         parser.error("the script is missing: -- script.py [arguments]")
     if not os.path.isfile(args.script[0]):
         parser.error(f"there is no script {args.script[0]!r}")
+    # A script may change the working directory, in which --follow has to find both again.
+    args.path, args.workspace = os.path.abspath(args.script[0]), os.path.abspath(args.workspace)
     return args
 
 

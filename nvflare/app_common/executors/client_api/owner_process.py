@@ -195,6 +195,20 @@ def run_as_main(path: str, before_end: Callable[[], None] = lambda: None) -> Non
                 sys.modules[name] = old
 
 
+def remember_process() -> Callable[[], None]:
+    """Returns what gives a script's process back its present arguments, import path and working directory."""
+    argv, path, folder = sys.argv, sys.path[:], "."
+    with suppress(OSError):  # it was removed
+        folder = os.getcwd()
+
+    def restore() -> None:
+        sys.argv, sys.path[:] = argv, path
+        with suppress(OSError):  # it is removed by now, and nothing of ours is looked for in it
+            os.chdir(folder)
+
+    return restore
+
+
 def _end_child(error: Optional[BaseException]) -> None:
     """Never returns, whatever fails on the way: the script may have closed its output, or nobody reads it any more."""
     code = 1

@@ -1,0 +1,110 @@
+# Copyright (c) 2026, NVIDIA CORPORATION.  All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What attach does in its own process, without a job: how it reads its command line, and what it leaves of a script."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from nvflare.app_common.executors.client_api import attach
+from nvflare.app_common.executors.client_api.attach import ExitCode, NobodyToAttachTo, wait_for
+from nvflare.app_common.executors.client_api.session.bootstrap import write_bootstrap
+from nvflare.app_common.executors.client_api.session.rendezvous import RENDEZVOUS_FILE
+from nvflare.client import api_context
+from nvflare.client.api_spec import CLIENT_API_TYPE_KEY
+from nvflare.fuel.utils.config_service import ConfigService
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs the command line in this process, in the folder of the test; returns its exit code."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(attach, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(api_context, "DEFAULT_CONFIG", api_context.DEFAULT_CONFIG)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setenv(CLIENT_API_TYPE_KEY, "")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield lambda *arguments: attach.main(["--workspace", "sites", "--wait", "0", *arguments])
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    ConfigService.reset()
+    with pytest.raises(NobodyToAttachTo):  # who waits for another job gives up the claim of the last one
+        wait_for(str(tmp_path / "nowhere"), timeout=0)
+
+
+@pytest.fixture
+def open_jobs(tmp_path):
+    """Writes what jobs of these names wait with, as they do, for a trainer."""
+
+    def write(*jobs: str) -> list:
+        paths = [tmp_path / "sites" / "site-1" / job / "app_site-1" / "config" / RENDEZVOUS_FILE for job in jobs]
+        for path in paths:
+            path.parent.mkdir(parents=True)
+            write_bootstrap(str(path), {"TASK_EXCHANGE": {"pipe": {"ARG": {"secret": "s"}}}})
+        return paths
+
+    return write
+
+
+def write_script(folder, text: str) -> None:
+    (folder / "train.py").write_text(textwrap.dedent(text))
+
+
+@pytest.mark.parametrize("make, is_told", [(lambda path: path.mkdir(), False), (lambda path: path.touch(), True)])
+def test_workspace_that_is_no_folder_is_told_and_awaited(tmp_path, capsys, make, is_told):
+    workspace = tmp_path / "workspace"
+    make(workspace)
+    with pytest.raises(NobodyToAttachTo):
+        wait_for(str(workspace), timeout=0)
+    assert (f"{workspace} is not there yet" in capsys.readouterr().err) is is_told
+
+
+def test_script_runs_as_if_it_was_started_alone(run, open_jobs, tmp_path, capsys):
+    script = """
+        import sys
+        import neighbour
+        print(__name__, __file__, sys.argv, sys.path[0])
+        sys.exit("no data")
+    """
+    (tmp_path / "neighbour.py").touch()
+    write_script(tmp_path, script)
+    open_jobs("job-1")
+    alone = subprocess.run([sys.executable, "train.py", "--rate", "1"], capture_output=True, text=True)
+    assert run("--", "train.py", "--rate", "1") == ExitCode.FAILED
+    output = capsys.readouterr()
+    assert output.out == alone.stdout and "train.py" in output.out
+    assert alone.stderr == "no data\n" and alone.stderr in output.err
+
+
+def test_next_run_finds_the_process_as_the_first_one_did(run, open_jobs, tmp_path, capsys):
+    script = """
+        import os
+        import sys
+        from nvflare.client import api_context
+        os.remove(api_context.DEFAULT_CONFIG)  # as the job does when it has its trainer
+        print(sys.argv, sys.path, os.getcwd())
+        sys.argv.append("--more")
+        sys.path.append("more")
+        os.chdir("/")
+    """
+    write_script(tmp_path, script)
+    open_jobs("job-1", "job-2")
+    assert run("--follow", "--", "train.py") == ExitCode.ENDED
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second
