@@ -18,12 +18,14 @@ import queue
 import threading
 from contextlib import ExitStack
 from types import SimpleNamespace
+from typing import Optional
 
 import pytest
 
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
+from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.executors.client_api.backend_spec import TrainerError
 from nvflare.app_common.executors.client_api.session.channel import Channel
 from nvflare.app_common.executors.client_api.session.foreign_pipe import ForeignPipe
@@ -35,7 +37,7 @@ from nvflare.app_common.executors.client_api.session.trainer_session import Sess
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
 from tests.integration_test.client_api.raw_trainer import context_of
-from tests.unit_test.app_common.executors.job_harness import LIMIT
+from tests.unit_test.app_common.executors.job_harness import LIMIT, make_task, model_of
 
 FILE_PIPE = "nvflare.fuel.utils.pipe.file_pipe.FilePipe"
 LEASE = {"heartbeat_interval": 0.2, "heartbeat_timeout": 2.0}
@@ -100,12 +102,12 @@ def execute(session):
     """Executes a task on a thread of its own; gives where its result, or what it raised, will be."""
     threads = []
 
-    def start() -> queue.Queue:
-        outcome = queue.Queue()
+    def start(task: Optional[Shareable] = None) -> queue.Queue:
+        outcome, task = queue.Queue(), task or Shareable({"number": 7})
 
         def run():
             try:
-                outcome.put(session.execute("train", Shareable({"number": 7}), None, Signal()))
+                outcome.put(session.execute("train", task, None, Signal()))
             except TrainerError as e:
                 outcome.put(str(e))
 
@@ -176,6 +178,37 @@ def test_records_wait_in_the_trainer_while_the_job_has_no_room(session, make, on
     has_room.set()
     agent.stop()
     assert [record.data["number"] for record in records] == [0, 1, 2]
+
+
+@pytest.fixture
+def agent(make, session):
+    agent = TrainerAgent(make(Mode.ACTIVE))
+    agent.start()
+    yield agent
+    agent.stop()
+
+
+def test_result_that_the_job_refuses_leaves_the_task_to_another_one(session, agent, execute):
+    take, outcome = session.pipe.on_message, execute(make_task())
+
+    def refuse(msg: Message) -> None:
+        session.pipe.on_message = take
+        raise MessageRefused("no memory")
+
+    agent.get_task(LIMIT)
+    session.pipe.on_message = refuse
+    with pytest.raises(MessageRefused, match="no memory"):
+        agent.submit_result(FLModel(metrics={"number": 1}))
+    assert agent.submit_result(FLModel(metrics={"number": 2}))
+    assert model_of(outcome.get(timeout=LIMIT)).metrics == {"number": 2}
+
+
+def test_script_gets_the_newest_task_alone(session, agent):
+    for number in (1, 3, 2):  # the last one was overtaken
+        assert session.pipe.send(Message.new_request(TASK, make_task(current_round=number), number), LIMIT)
+    assert agent.get_task(LIMIT).data.current_round == 3
+    assert agent.submit_result(FLModel(metrics={"number": 3}))
+    assert agent.get_task(0) is None
 
 
 @pytest.mark.parametrize("make", ["cell"], indirect=True)  # a job's pipe has limits of its own

@@ -19,6 +19,7 @@ one place in nvflare 2.8 where a trainer can be made event-driven: `trainer_end`
 trainer's process only. Log records are sent in batches by a thread of their own, which exists once there is one.
 """
 
+import queue
 import sys
 import threading
 import time
@@ -102,6 +103,7 @@ class TrainerAgent(FlareAgentWithFLModel):
         self.is_job_lost = False  # the session has ended, and not because the job said so
         self._end = WaitableSignal()  # of the session; its value tells why
         self._is_leaving = False
+        self._newest = 0  # number of a task that came
         self._records = OrderedSender(self._send_records, limits.RECORDS_BATCH)
         self._accepted_at = 0.0  # the current task, on the monotonic clock
 
@@ -126,10 +128,20 @@ class TrainerAgent(FlareAgentWithFLModel):
     def _take(self, msg: Message) -> None:
         if msg.topic in ENDS:
             self._end_session(msg.data, is_lost=msg.topic == Topic.PEER_GONE)
-        elif msg.topic == TASK:
-            self.pipe.inbox.put(msg)
+        elif msg.topic == TASK and msg.msg_id > self._newest:
+            self._put_in_place_of_older(msg)
             if self._is_leaving:  # looked at after the put: the task is either refused or found by stop()
                 raise NotTaken(UNTAKEN)
+
+    def _put_in_place_of_older(self, task: Message) -> None:
+        # The job has one task at a time: those before are over, and one that overtook them must not be lost to them.
+        self._newest = task.msg_id
+        with suppress(queue.Empty):
+            while True:
+                self.pipe.inbox.get_nowait()
+        self.pipe.inbox.put(task)
+        if self.asked_to_stop:
+            self.pipe.inbox.put(None)  # which may have been in there
 
     def _end_session(self, why: str, is_lost: bool) -> None:
         # Runs on a thread of the channel, which is closed by stop().
@@ -204,10 +216,10 @@ class TrainerAgent(FlareAgentWithFLModel):
         """Sends the result of the current task; returns when the job has it, and tells whether it has.
 
         Raises:
-            ValueError: the result cannot be converted or sent; the task can still be answered by another one.
             AgentClosed: the job is gone.
-            MessageRefused: the job cannot use the result, and says why.
+            ValueError: the result cannot be converted or sent; the task can still be answered by another one.
             ArrayRefused: an array in it cannot be sent, or there is no memory for them; as with any ValueError.
+            MessageRefused: the job cannot use the result, and says why; as with any ValueError.
         """
         task = self.current_task
         if not task:
@@ -217,11 +229,7 @@ class TrainerAgent(FlareAgentWithFLModel):
         self._records.flush()
         reply = Message.new_reply(TASK, self.task_result_to_shareable(result, rc), task.msg_id)
         reply.data.set_header(TRAIN_SECONDS, trained)
-        try:
-            sent = self.pipe.send(reply, abort_signal=self._end)
-        except MessageRefused:
-            self.current_task = None
-            raise
+        sent = self.pipe.send(reply, abort_signal=self._end)
         self.current_task = None
         if not sent:
             fault = f"the result of task {task.task_name!r} did not reach the job: {self._end.value}"

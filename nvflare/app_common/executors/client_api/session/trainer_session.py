@@ -19,6 +19,7 @@ task thread, which sends a task and waits for its result, and those of the chann
 log records, results and the end. All state is under one condition, and all waits are on it.
 """
 
+import itertools
 import threading
 import time
 import uuid
@@ -83,7 +84,7 @@ _MOVES = {
 
 @dataclass
 class _TaskInHand:
-    msg_id: str
+    msg_id: int
     reply: Optional[Message] = None
     is_over: bool = False  # nobody waits for a result any more
     is_answered: bool = False  # by a result, in time or not: the trainer is not busy with it
@@ -125,6 +126,7 @@ class TrainerSession(TaskExchanger):
         self._changed = threading.Condition()
         self._since = time.monotonic()
         self._task: Optional[_TaskInHand] = None  # the last one
+        self._numbers = itertools.count(1)  # of tasks
 
     def open(self) -> None:
         """Connects the pipe and begins to wait for a trainer.
@@ -159,8 +161,8 @@ class TrainerSession(TaskExchanger):
         task_id = shareable.get_header(FLContextKey.TASK_ID) or str(uuid.uuid4())
         shareable.set_header(FLContextKey.TASK_ID, task_id)
         shareable.set_header(FLContextKey.TASK_NAME, task_name)
-        # The message has an id of its own: the same task may be sent twice, to two trainers.
-        request = Message.new_request(TASK, task)
+        # Messages with tasks are numbered: one may overtake another, which is over then.
+        request = Message.new_request(TASK, task, next(self._numbers))
         with self._changed:
             self._raise_if_ended()
             in_hand = self._task = _TaskInHand(request.msg_id)
