@@ -49,6 +49,7 @@ class OrderedSender:
         self._batch_size = batch_size
         self._changed = threading.Condition()  # guards all below
         self._records = deque()  # those at the left are in the thread's hands
+        self._done = 0  # records that are here no more, sent or dropped
         self._is_held = is_held
         self._pause = pause
         self._is_awaited = False  # somebody waits for the records
@@ -89,16 +90,17 @@ class OrderedSender:
         """Waits (at most `timeout` seconds) until all records taken so far are sent; tells whether they are."""
         self.release()
         with self._changed:
+            wanted = self._done + len(self._records)  # and none of those that a script logs meanwhile, which may go on
             self._is_awaited = True
             self._changed.notify_all()
             try:
-                is_sent = wait_until(self._changed, lambda: not self._records, abort_signal, timeout)
+                is_sent = wait_until(self._changed, lambda: self._done >= wanted, abort_signal, timeout)
             except TaskAborted:
                 return False
             finally:
                 self._is_awaited = False
             if not is_sent:
-                self.logger.warning(f"{len(self._records)} log records still wait for their delivery after {timeout} s")
+                self.logger.warning(f"{wanted - self._done} log records still wait for their delivery after {timeout} s")
             return is_sent
 
     def close(self, timeout: float = FLUSH_TIMEOUT, patience: float = 0.0) -> None:
@@ -117,7 +119,12 @@ class OrderedSender:
     def _close(self) -> None:
         self._is_closed = True
         self.dropped += len(self._records)
-        self._records.clear()
+        self._remove(len(self._records))
+
+    def _remove(self, count: int) -> None:
+        for _ in range(count):
+            self._records.popleft()
+        self._done += count
         self._changed.notify_all()
 
     def _send_all(self) -> None:
@@ -137,9 +144,7 @@ class OrderedSender:
                 if not is_taken:
                     self._close()
                 elif self._records:  # else it was closed meanwhile
-                    for _ in batch:
-                        self._records.popleft()
-                self._changed.notify_all()
+                    self._remove(len(batch))
 
     def _send_batch(self, batch: list) -> bool:
         try:

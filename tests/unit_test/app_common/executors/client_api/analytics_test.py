@@ -185,6 +185,18 @@ class TestFlush:
         assert flushed == [True]
         assert server.received == [1]
 
+    def test_flush_waits_for_no_record_after_it(self, server):
+        def take(number):  # while the script logs the next one
+            server.take(number)
+            relay.put(number + 1)
+
+        relay = AnalyticsRelay(take)
+        relay.put(0)
+        assert relay.flush() and relay.flush()
+        assert server.received[:2] == [0, 1]
+        relay.close()
+        assert relay.dropped >= 1, "the last one"
+
     def test_flush_is_bounded(self, relay, server, caplog):
         server.open.clear()
         relay.put(1)
