@@ -16,8 +16,7 @@
 
 The executor is the framework's side of the work: it validates the arguments, creates the backend of the chosen mode at
 START_RUN and finalizes it at END_RUN, hands it one task at a time, turns failures into replies that carry the cause,
-and turns what the script logs into analytics events. How a script is run and talked to is the backend's business (see
-client_api/backend_spec.py).
+and what the script logs into analytics events. How a script is run is the backend's (see client_api/backend_spec.py).
 """
 
 import os
@@ -43,7 +42,7 @@ from nvflare.app_common.executors.client_api.arguments import (  # noqa: F401
     ExecutionMode,
     check_arguments,
 )
-from nvflare.app_common.executors.client_api.arrays.onlookers import executors_of, looks_at_no_arrays
+from nvflare.app_common.executors.client_api.arrays.onlookers import looks_at_no_arrays, others_of
 from nvflare.app_common.executors.client_api.backend_spec import (
     FAILURE_CAUSE_HEADER,
     ClientAPIBackendSpec,
@@ -233,8 +232,8 @@ class ClientAPIExecutor(Executor):
             self.logger.error(f"{cause}\n{secure_format_traceback()}")
 
     def _check_alone(self, fl_ctx: FLContext) -> None:
-        mode, others = self._execution_mode, set(executors_of(fl_ctx)) - {self}
-        if any(isinstance(other, ClientAPIExecutor) and other._execution_mode == mode for other in others):
+        mode = self._execution_mode
+        if any(other._execution_mode == mode for other in others_of(self, ClientAPIExecutor, fl_ctx)):
             # They would write the same file for flare.init(), and the scripts take one another's tasks.
             raise TrainerError(f"another {mode} executor runs in this job: give one all their tasks")
 
@@ -269,7 +268,8 @@ class ClientAPIExecutor(Executor):
         if collector and self._analytics:
             info = {"mode": self._execution_mode, **self._stats, **self._analytics.stats(), **self._backend.stats()}
             info.update(self._results.stats())
-            collector.set_info(group_name=ClientAPIExecutor.__name__, info=info)
+            which = f" ({self._execution_mode})" if others_of(self, ClientAPIExecutor, fl_ctx) else ""
+            collector.set_info(group_name=ClientAPIExecutor.__name__ + which, info=info)
 
     # Analytics
 

@@ -745,6 +745,37 @@ class TestAnalytics:
         BackendExecutor(ScriptedBackend()).relay_log_record(scalar("loss", 1.0))
 
 
+class TestTwoExecutors:
+    @pytest.fixture
+    def executors(self, job):
+        executors = [BackendExecutor(ScriptedBackend(), mode) for mode in SESSION_MODES]
+        tasks = dict(zip(("train", "validate"), executors))
+        job.start(*executors, runner=SimpleNamespace(task_router=SimpleNamespace(task_table=tasks)))
+        return executors
+
+    @pytest.mark.parametrize("is_filtered", [True, False], ids=["", "a filter fails"])
+    def test_each_has_its_own_results(self, job, executors, caplog, is_filtered):
+        caplog.set_level("INFO")
+        for task, executor in zip(("train", "validate"), executors):
+            with job.engine.new_context() as fl_ctx:
+                result = executor.execute(task, make_task(), fl_ctx, Signal())
+                if is_filtered:
+                    event_type = EventType.AFTER_TASK_RESULT_FILTER
+                    executor.fire_event_with_data(event_type, fl_ctx, FLContextKey.TASK_RESULT, result)
+                job.engine.fire_event(EventType.BEFORE_SEND_TASK_RESULT, fl_ctx)
+                job.engine.fire_event(EventType.AFTER_SEND_TASK_RESULT, fl_ctx)
+        told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("task '")]
+        assert told == ["task 'train' (round 0): ", "task 'validate' (round 0): "]
+        assert errors_in(caplog) == []
+
+    def test_each_has_its_own_statistics(self, job, executors):
+        with job.engine.new_context() as fl_ctx:
+            executors[1].execute("validate", make_task(), fl_ctx, Signal())
+        stats = job.stats()
+        done = {mode: stats[f"ClientAPIExecutor ({mode})"]["tasks_done"] for mode in SESSION_MODES}
+        assert done == dict(zip(SESSION_MODES, (0, 1)))
+
+
 @pytest.mark.parametrize("mode, arguments", [("external_process", {"command": "python3 x.py"}), ("attach", {})])
 def test_one_executor_of_a_mode_in_a_job(job, mode, arguments):
     """Two would write the same file for flare.init()."""

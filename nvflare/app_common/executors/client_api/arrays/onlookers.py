@@ -73,6 +73,11 @@ def executors_of(fl_ctx: FLContext) -> List[Executor]:
     return list(table.values()) if isinstance(table, dict) else []
 
 
+def others_of(executor: Executor, kind: type, fl_ctx: FLContext) -> List[Executor]:
+    """Returns the other executors of a kind that the job has."""
+    return [other for other in set(executors_of(fl_ctx)) - {executor} if isinstance(other, kind)]
+
+
 def _hands_on(executor: Executor) -> bool:
     return hasattr(getattr(type(executor), "execute", None), "looks_at_no_arrays")
 

@@ -100,7 +100,9 @@ class OrderedSender:
             finally:
                 self._is_awaited = False
             if not is_sent:
-                self.logger.warning(f"{wanted - self._done} log records still wait for their delivery after {timeout} s")
+                self.logger.warning(
+                    f"{wanted - self._done} log records still wait for their delivery after {timeout} s"
+                )
             return is_sent
 
     def close(self, timeout: float = FLUSH_TIMEOUT, patience: float = 0.0) -> None:

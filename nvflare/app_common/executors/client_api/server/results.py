@@ -30,7 +30,8 @@ from nvflare.fuel.utils.log_utils import get_obj_logger
 from nvflare.fuel.utils.memory_utils import try_malloc_trim
 from nvflare.security.logging import secure_format_traceback
 
-# Properties of a task's context: what its executor was asked for, such as `task 'train' (round 3)`, and its result.
+# Properties of a task's context: the Results of its executor with what that was asked for, such as `task 'train' (round
+# 3)`, and the result.
 _TASK, _RESULT = "__client_api_task__", "__client_api_result__"
 
 
@@ -40,20 +41,19 @@ class Results:
         self._server = ResultServer()
         self._totals = {"served_bytes": 0, "served_seconds": 0.0}
 
-    @staticmethod
-    def note_task(task_name: str, current_round: Optional[int], fl_ctx: FLContext) -> None:
+    def note_task(self, task_name: str, current_round: Optional[int], fl_ctx: FLContext) -> None:
         """Notes that the executor has a result of this task, in whose context the events of the result will come.
 
         A controller at the client calls executors in contexts of its own, and deals with their results itself.
         """
         of_round = "" if current_round is None else f" (round {current_round})"
-        fl_ctx.set_prop(_TASK, f"task {task_name!r}{of_round}", private=True, sticky=False)
+        fl_ctx.set_prop(_TASK, (self, f"task {task_name!r}{of_round}"), private=True, sticky=False)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Hears the events of a result. Does not raise."""
-        task = fl_ctx.get_prop(_TASK)
-        if task is None:
-            return
+        owner, task = fl_ctx.get_prop(_TASK) or (None, "")
+        if owner is not self:
+            return  # another executor's, of the same job
         if event_type == EventType.AFTER_TASK_RESULT_FILTER:
             # Others may still look at it, or send its arrays in a way of their own.
             fl_ctx.set_prop(_RESULT, fl_ctx.get_prop(FLContextKey.TASK_RESULT), private=True, sticky=False)
@@ -70,7 +70,9 @@ class Results:
                 legs = [*legs, leg(f"served{some} in", served.seconds)]
             self.logger.info(f"{task}: {', '.join(legs)}")
 
-    def _refer(self, result: Shareable, fl_ctx: FLContext) -> None:
+    def _refer(self, result: Optional[Shareable], fl_ctx: FLContext) -> None:
+        if result is None:
+            return  # a filter has failed
         try:
             self._server.refer(result, fl_ctx)
         except Exception:  # at the border to nvflare, which can send the result without this
