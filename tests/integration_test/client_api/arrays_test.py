@@ -419,6 +419,16 @@ def test_server_that_loses_its_arrays(job, job_cell, site_log):
     round_trip(job, job_cell)
 
 
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_array_with_fields_is_refused_by_name(job, job_cell, size):
+    start_in_process(job, runner_with())
+    task = fetch_task(job_cell, size, 3.0, dtype="f4, i4")
+    assert_failed(
+        job.execute("train", task), "the arrays of the task cannot be taken: DXO.data.w: an array with fields"
+    )
+    round_trip(job, job_cell)
+
+
 class SilentServer:
     """A cell that answers who asks it for arrays only when it is allowed to."""
 

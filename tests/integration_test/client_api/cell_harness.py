@@ -86,9 +86,9 @@ def warm_up(cell: Cell) -> None:
     warm_up_pools(stream_thread_pool, callback_thread_pool, cell.core_cell.communicator.conn_manager.frame_mgr_executor)
 
 
-def fetch_task(cell: Cell, size: int, value: float) -> Shareable:
-    """Gets a task from the server with the model {"w": array of so many float32}, as a client job does."""
-    return _ask_server(cell, GET_TASK, Shareable({"size": size, "value": value}))
+def fetch_task(cell: Cell, size: int, value: float, dtype: str = "float32") -> Shareable:
+    """Gets a task from the server with the model {"w": array of so many values}, as a client job does."""
+    return _ask_server(cell, GET_TASK, Shareable({"size": size, "value": value, "dtype": dtype}))
 
 
 def submit_result(cell: Cell, result: Shareable, timeout: float = LIMIT) -> dict:

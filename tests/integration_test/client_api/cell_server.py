@@ -37,8 +37,8 @@ GET_TASK, SUBMIT_RESULT = "harness_get_task", "harness_submit_result"
 
 
 def _make_task(request: Message) -> Message:
-    size, value = request.payload["size"], request.payload["value"]
-    model = FLModel(params={"w": np.full(size, value, dtype=np.float32)}, current_round=0, total_rounds=9)
+    size, value, dtype = (request.payload[name] for name in ("size", "value", "dtype"))
+    model = FLModel(params={"w": np.full(size, value, dtype)}, current_round=0, total_rounds=9)
     return make_reply(ReturnCode.OK, body=FLModelUtils.to_shareable(model))
 
 

@@ -23,8 +23,9 @@ import ast
 import json
 import struct
 import zlib
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import NamedTuple, Tuple
+from typing import Iterator, NamedTuple, Tuple
 
 import numpy as np
 
@@ -95,7 +96,7 @@ def read_start(data: memoryview) -> Start:
     """Reads what precedes the content of an array, of its first MAX_HEAD bytes or all that it has.
 
     Raises:
-        ArrayRefused: it is carried in another form, or cannot be handed over.
+        ArrayRefused: it is carried in another form, or cannot be handed over; has its name if that could be read.
     """
     try:
         is_archive = bytes(data[:4]) == _LOCAL_SIGNATURE
@@ -111,7 +112,7 @@ def _read_archive_start(data: memoryview) -> Start:
     if compression or flags & _IN_DIRECTORY:
         raise ArrayRefused("an array is in a compressed archive")
     offset = _LOCAL.size + name_size
-    name = bytes(data[_LOCAL.size : offset]).decode()
+    name = bytes(data[_LOCAL.size : offset]).decode().removesuffix(".npy")
     offset += extra_size
     magic_size = len(_NPY_MAGIC)
     if bytes(data[offset : offset + magic_size]) != _NPY_MAGIC:
@@ -120,12 +121,15 @@ def _read_archive_start(data: memoryview) -> Start:
     offset += magic_size + 2
     (size,) = length.unpack_from(data, offset)
     offset += length.size
-    return Start(name.removesuffix(".npy"), _parse_npy(bytes(data[offset : offset + size])), offset + size)
+    with _refused_as(name):
+        return Start(name, _parse_npy(bytes(data[offset : offset + size])), offset + size)
 
 
 @lru_cache(maxsize=1024)
 def _parse_npy(text: bytes) -> ArraySpec:
     fields = ast.literal_eval(text.decode("latin1"))
+    if isinstance(fields["descr"], list):
+        raise ArrayRefused(f"an array with fields (dtype {fields['descr']}) cannot be handed over")
     return ArraySpec.checked(NUMPY, fields["descr"], fields["shape"], fields["fortran_order"])
 
 
@@ -134,7 +138,16 @@ def _read_safetensors_start(data: memoryview) -> Start:
     offset = _LENGTH.size + size
     header = json.loads(bytes(data[_LENGTH.size : offset]))
     ((name, field),) = [(name, field) for name, field in header.items() if name != "__metadata__"]
-    return Start(name, ArraySpec.of_safetensors(field["dtype"], field["shape"]), offset + field["data_offsets"][0])
+    with _refused_as(name):
+        return Start(name, ArraySpec.of_safetensors(field["dtype"], field["shape"]), offset + field["data_offsets"][0])
+
+
+@contextmanager
+def _refused_as(name: str) -> Iterator[None]:
+    try:
+        yield
+    except ArrayRefused as e:
+        raise ArrayRefused(str(e), name) from e
 
 
 def encode_alone(spec: ArraySpec, content: memoryview) -> bytes:

@@ -155,7 +155,11 @@ def _spec_of(array: Any, path: tuple) -> ArraySpec:
     try:
         return specs.spec_of(array)
     except ArrayRefused as e:
-        raise ArrayRefused(f"{'.'.join(map(str, path))}: {e}") from e
+        raise ArrayRefused(f"{path_text(path)}: {e}") from e
+
+
+def path_text(path: tuple) -> str:
+    return ".".join(map(str, path))
 
 
 def _array_in(buffer: Any, place: Place, makes_tensors: bool) -> Any:

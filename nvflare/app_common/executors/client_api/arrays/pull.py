@@ -23,9 +23,9 @@ looks at tasks. Else nvflare brings the arrays itself.
 import threading
 import time
 from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import nvflare.fuel.utils.app_config_utils as app_config
 from nvflare.apis.fl_constant import ConfigVarName
@@ -35,7 +35,7 @@ from nvflare.app_common.executors.client_api.arrays.arrival import Frames, HeapL
 from nvflare.app_common.executors.client_api.arrays.cells import NotConnected, OwnCell
 from nvflare.app_common.executors.client_api.arrays.memory import CAN_SHARE
 from nvflare.app_common.executors.client_api.arrays.onlookers import RESULTS, TASKS, nothing_else_sees
-from nvflare.app_common.executors.client_api.arrays.parcels import new_mark, placeholder, replace_leaves
+from nvflare.app_common.executors.client_api.arrays.parcels import new_mark, path_text, placeholder, replace_leaves
 from nvflare.app_common.executors.client_api.arrays.progress import Progress
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
 from nvflare.app_common.executors.client_api.backend_spec import TrainerError
@@ -133,7 +133,7 @@ class Puller:
         self._cell: Optional[OwnCell] = None  # once it is needed
         self._landing: Tuple[str, Optional[Landing]] = ("", None)  # of the pull that goes on: prefix of names, landing
         self._expected: Optional[_Chunk] = None  # that was asked for last
-        self._fault = ""  # why a chunk that has come could not be taken
+        self._fault: Optional[Exception] = None  # why a chunk that has come could not be taken
         self._turn = threading.Lock()  # one that was given up ends before the next one begins
         self._short_layout: List[tuple] = []  # paths of the arrays of the last task, if they were short
         if nothing_else_sees(TASKS, fl_ctx):
@@ -160,12 +160,13 @@ class Puller:
 
     def _pull(self, task: Any, references: Dict[str, LazyDownloadRef], landing: Landing, stop: Signal) -> Pulled:
         mark, progress = new_mark(), Progress("pulled")
-        names, layout = {name: number for number, name in enumerate(references)}, []
+        names, layout, paths = {name: number for number, name in enumerate(references)}, [], {}
 
         def hold_place(leaf: Any, path: tuple) -> Any:
             if not _is_ref(leaf):
                 return leaf
             layout.append(path)
+            paths[_name_of(leaf)] = path
             return placeholder(mark, names[_name_of(leaf)])
 
         content = replace_leaves(task, hold_place)
@@ -173,7 +174,8 @@ class Puller:
         try:
             for source, prefix in _sources(references).items():
                 wanted = {name for name in names if name.startswith(prefix)}
-                self._pull_from(source, prefix, wanted, landing, progress, ask)
+                with _naming(paths, prefix):
+                    self._pull_from(source, prefix, wanted, landing, progress, ask)
         finally:
             self._landing = "", None  # a chunk that still comes is of no use
         self._short_layout = layout if progress.done <= SHORT else []
@@ -186,7 +188,7 @@ class Puller:
             self._expected = _Chunk(state, stream_thread_pool.submit(ask, source, state))
             return self._expected
 
-        self._landing, self._fault = (prefix, landing), ""
+        self._landing, self._fault = (prefix, landing), None
         state, ahead = None, None
         while wanted:
             chunk = ahead or begin(state)
@@ -231,7 +233,10 @@ class Puller:
                 break
             waited = time.monotonic() - started
             self.logger.warning(f"no byte of the arrays of the task has come from {source[0]} in {waited:.0f} s")
-        why = self._fault or f"{rc} after {time.monotonic() - started:.0f} s"
+        if isinstance(self._fault, ArrayRefused):
+            raise self._fault
+        waited = f"{rc} after {time.monotonic() - started:.0f} s"
+        why = secure_format_exception(self._fault) if self._fault else waited
         raise TrainerError(f"the arrays of the task cannot be pulled from {source[0]}: {why}")
 
     def _own_cell(self) -> OwnCell:
@@ -262,7 +267,7 @@ class Puller:
                 future.set_result(None)  # a refusal, which its return code tells
         except Exception as e:  # the top of a thread: the one that waits for the chunk gets to know
             if self._landing[1] is landing:
-                self._fault = secure_format_exception(e)
+                self._fault = e
             future.set_exception(e if isinstance(e, StreamError) else StreamError(secure_format_exception(e)))
         return 0
 
@@ -286,6 +291,16 @@ def _request(source: tuple, state: Optional[dict]) -> dict:
         "request": new_cell_message({}, payload),
         "optional": True,
     }
+
+
+@contextmanager
+def _naming(paths: Dict[str, tuple], prefix: str) -> Iterator[None]:
+    """Has a refusal of an array say where in the task that is, for which there is a name only in what carries it."""
+    try:
+        yield
+    except ArrayRefused as e:
+        path = paths.get(prefix + e.name)
+        raise ArrayRefused(f"{path_text(path)}: {e}") if path else e
 
 
 def _is_ref(leaf: Any) -> bool:

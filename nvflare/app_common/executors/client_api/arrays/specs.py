@@ -54,6 +54,11 @@ _TORCH_NAMES = {carried: (name, size) for name, (carried, size) in _TORCH_DTYPES
 class ArrayRefused(ValueError):
     """An array, or all of them together, cannot be handed over; the text says which and why."""
 
+    def __init__(self, why: str, name: str = ""):
+        """Initializes the error; `name` is the array's in what carries it, where the text cannot say which it is."""
+        super().__init__(why)
+        self.name = name
+
 
 class ArraySpec(NamedTuple):
     kind: str  # NUMPY or TORCH

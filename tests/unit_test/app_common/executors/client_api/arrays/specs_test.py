@@ -86,6 +86,15 @@ def test_refused_by_name(array):
         specs.spec_of(array)
 
 
+@pytest.mark.parametrize("name", ["records", "void"])
+def test_refused_by_its_name_in_an_archive(name):
+    file = io.BytesIO()
+    np.savez(file, T7=REFUSED[name])
+    with pytest.raises(ArrayRefused, match="dtype") as refused:
+        read_start(memoryview(file.getvalue()))
+    assert refused.value.name == "T7"
+
+
 @pytest.mark.parametrize("shape", [(-1,), "ab", (1.5,), None])
 def test_malformed_description_is_refused(shape):
     with pytest.raises(ArrayRefused, match="malformed"):
