@@ -18,6 +18,7 @@ import ast
 import io
 import re
 import tokenize
+from functools import cache
 
 import pytest
 
@@ -34,7 +35,6 @@ DOCUMENTS = [
 of_each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
 FOLDERS = [PROJECT / name for name in ("nvflare", "tests", "examples", "bench")]
 PATHS = [path for folder in FOLDERS for path in folder.rglob("*.py")]
-WORDS = {word for path in PATHS for word in re.findall(r"\w+", path.read_text())}
 
 NO_CODE = (
     tokenize.COMMENT,
@@ -45,6 +45,11 @@ NO_CODE = (
     tokenize.ENDMARKER,
 )
 CONTRACT = (PROJECT / "docs" / "design" / "contract.md").read_text()
+
+
+@cache
+def words() -> set:
+    return {word for path in PATHS for word in re.findall(r"\w+", path.read_text())}
 
 
 def told(document) -> str:
@@ -62,7 +67,7 @@ def test_links_lead_somewhere(document):
 
 @of_each_document
 def test_classes_are_there(document):
-    assert set(re.findall(r"\b[A-Z][a-z]+(?:[A-Z]+[a-z]*)+\b", told(document))) - WORDS == set()
+    assert set(re.findall(r"\b[A-Z][a-z]+(?:[A-Z]+[a-z]*)+\b", told(document))) - words() == set()
 
 
 @of_each_document
@@ -113,7 +118,8 @@ def test_no_message_of_a_diagram_has_what_ends_it(document):
     assert [line for diagram in diagrams for line in diagram.splitlines() if ";" in line or "#" in line] == []
 
 
-def trees():
+@cache
+def trees() -> dict:
     package = PROJECT / "nvflare" / "app_common" / "executors"
     places = [*(package / "client_api").rglob("*.py"), package / "client_api_executor.py"]
     return {path: ast.parse(path.read_text()) for path in places}

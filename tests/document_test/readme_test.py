@@ -30,7 +30,6 @@ from nvflare.app_common.executors.client_api import attach
 from nvflare.app_common.executors.client_api.arguments import ALL_EXECUTION_MODES, RULES
 from nvflare.app_common.executors.client_api.migrate import main as migrate
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
-from nvflare.app_common.np.recipes.fedavg import NumpyFedAvgRecipe
 from nvflare.fuel.utils.config_factory import ConfigFactory
 from nvflare.fuel.utils.constants import FrameworkType
 from nvflare.job_config.api import FedJob
@@ -99,6 +98,9 @@ def test_recipe_of_the_guide(here, capsys):
 
 
 def test_python_of_a_job_and_of_a_recipe(here):
+    # Late: each worker of pytest-xdist collects this module, and one needs it.
+    from nvflare.app_common.np.recipes.fedavg import NumpyFedAvgRecipe
+
     job = FedJob(name="job", min_clients=2)
     recipe = NumpyFedAvgRecipe(name="recipe", model=[0.0], min_clients=1, num_rounds=1, train_script="train.py")
     with_runner = [block for block in blocks(README, "python") if "ClientAPIRunner(" in block]

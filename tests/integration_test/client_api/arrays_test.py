@@ -453,9 +453,11 @@ class SilentServer:
 
 @pytest.fixture(scope="module")
 def silent_server(federation, job_cell):  # that one has warmed up what all cells share
-    server = SilentServer(federation.join(f"silent-{uuid.uuid4().hex}"))
+    cell = federation.join(f"silent-{uuid.uuid4().hex}")
+    server = SilentServer(cell)
     yield server
     server.may_answer.set()
+    federation.leave(cell)
 
 
 def test_server_that_stands_still(silent_server, job, job_cell, site_log, client_config):

@@ -68,9 +68,13 @@ class Federation:
         self._cells.append(connected_cell(fqcn, self.url))
         return self._cells[-1]
 
+    def leave(self, cell: Cell) -> None:
+        self._cells.remove(cell)
+        stop_cell(cell)
+
     def stop(self) -> None:
-        for cell in self._cells:
-            stop_cell(cell)
+        for cell in list(self._cells):
+            self.leave(cell)
         self._server.communicate(timeout=LIMIT)
 
 

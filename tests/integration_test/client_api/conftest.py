@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(items):
         items.sort(key=lambda item: -watchdog_limit(item) if folder in item.path.parents else 0)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def federation():
     federation = Federation()
     yield federation
@@ -63,7 +63,8 @@ def federation():
 def job_cell(federation):
     cell = federation.join(f"{SITE_NAME}.{uuid.uuid4().hex}")  # a process can give a cell's name only twice
     warm_up(cell)
-    return cell
+    yield cell
+    federation.leave(cell)
 
 
 @pytest.fixture

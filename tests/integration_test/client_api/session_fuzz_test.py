@@ -44,7 +44,9 @@ pytestmark = FUZZ_WATCHDOG
 
 @pytest.fixture(scope="module")
 def stranger(federation):
-    return federation.join("stranger")
+    cell = federation.join("stranger")
+    yield cell
+    federation.leave(cell)
 
 
 @pytest.fixture

@@ -77,13 +77,13 @@ def allow(resources: str) -> str:
 
 
 class RunningJob:
-    """A job in which each site has its mode."""
+    """A job in which each site has its mode, held in the first training of one."""
 
-    def __init__(self, federation: Federation, name: str, modes: List[str], size: int, held: bool = False):
-        """Starts it; it is held in the first site's first training if that is wanted."""
+    def __init__(self, federation: Federation, name: str, modes: List[str], size: int):
         self._federation = federation
         self.stage = Stage(federation.root / name)
-        self._gate = self.stage.hold(SITES[0], "training", 0) if held else ""
+        self._held = SITES[modes.index("external_process") if "external_process" in modes else 0]
+        self._gate = self.stage.hold(self._held, "training", 0)
         executors = {site: self._executor(mode) for site, mode in zip(SITES, modes)}
         job = jobs.make_job(name, executors, ROUNDS, size, [FILTERED])
         hurry(job)
@@ -99,12 +99,11 @@ class RunningJob:
         return jobs.executor("external_process", self.stage.folder, command=command)
 
     def wait_held(self) -> None:
-        self.stage.wait_for(SITES[0], "training", 0)
+        self.stage.wait_for(self._held, "training", 0)
 
     def finish(self, session) -> PocJob:
         """Lets it go on to its end, and that of its trainers; returns it."""
-        if self._gate:
-            self.stage.release(self._gate)
+        self.stage.release(self._gate)
         self._job.finish(session)
         for key in self._attached:
             assert self._federation.wait_exit(key, jobs.REACH_TIMEOUT) == 0, self._federation.output(key)
@@ -112,29 +111,25 @@ class RunningJob:
         return self._job
 
 
+# Each mode is each site's in one of these: the filtered one's, the one's behind the relay, and the plain one's.
+JOBS = {
+    "torchrun behind the relay": ["in_process", "attach", "torchrun" if HAS_TORCH else "external_process"],
+    "attach behind the relay": ["external_process", "in_process", "attach"],
+    "in_process behind the relay": ["attach", "external_process", "in_process"],
+}
+SIZES = dict(zip(JOBS, [LARGE, SMALL, LARGE]))
+
+
 @pytest.fixture(scope="module")
 def side_by_side(federation):
-    """Two jobs at once: what there was while both trained, and what became of them."""
-    external = ["external_process", "external_process", "torchrun" if HAS_TORCH else "external_process"]
-    mixed = ["external_process", "in_process", "attach"]
-    running = [
-        RunningJob(federation, "external", external, LARGE, held=True),
-        RunningJob(federation, "mixed", mixed, SMALL, held=True),
-    ]
-    for job in running:
+    """Jobs at once: what there was while all trained, and what became of them, by name."""
+    running = {name: RunningJob(federation, name.replace(" ", "_"), modes, SIZES[name]) for name, modes in JOBS.items()}
+    for job in running.values():
         job.wait_held()
-    seen = SimpleNamespace(trainers=federation.parts("trainer", SITES[0]), inventory=federation.inventory())
+    seen = SimpleNamespace(trainers=federation.parts("trainer"), inventory=federation.inventory())
     with federation.session() as session:
-        seen.external, seen.mixed = [job.finish(session) for job in running]
+        seen.jobs = {name: job.finish(session) for name, job in running.items()}
     return seen
-
-
-@pytest.fixture(scope="module")
-def alike(federation):
-    """Jobs in which all sites have one mode, by mode."""
-    running = {mode: RunningJob(federation, mode, [mode] * len(SITES), LARGE) for mode in ("in_process", "attach")}
-    with federation.session() as session:
-        return {mode: job.finish(session) for mode, job in running.items()}
 
 
 def assert_trained(job) -> None:
@@ -161,21 +156,18 @@ def assert_credentials_are_private(federation, inventory) -> None:
     assert [str(credential) for credential in found if not credential.is_private] == []
 
 
+@pytest.mark.parametrize("name", JOBS)
 class TestModes:
-    @pytest.mark.parametrize("mode", ["in_process", "attach"])
-    def test_three_sites(self, federation, alike, mode):
-        assert_trained(alike[mode])
-        assert_nothing_left(federation, alike[mode])
+    def test_model_is_trained(self, side_by_side, name):
+        assert_trained(side_by_side.jobs[name])
 
-    def test_external_process_with_torchrun_behind_the_relay(self, federation, side_by_side):
-        assert_trained(side_by_side.external)
-        assert_nothing_left(federation, side_by_side.external)
+    def test_nothing_is_left(self, federation, side_by_side, name):
+        assert_nothing_left(federation, side_by_side.jobs[name])
 
-    def test_mixed_in_one_job(self, federation, side_by_side):
-        assert_trained(side_by_side.mixed)
-        assert_nothing_left(federation, side_by_side.mixed)
-        for site in SITES:
-            assert jobs.scalars(side_by_side.mixed.server_dir, site) == list(range(ROUNDS))
+    def test_records_are_at_the_server(self, side_by_side, name):
+        logging = [site for site, mode in zip(SITES, JOBS[name]) if mode != "torchrun"]
+        server_dir = side_by_side.jobs[name].server_dir
+        assert [jobs.scalars(server_dir, site) for site in logging] == [list(range(ROUNDS))] * len(logging)
 
 
 class TestSites:
@@ -184,15 +176,15 @@ class TestSites:
         ports = {int(end.rpartition(":")[2]) for end in remote}
         assert federation.relay_port in ports and federation.port not in ports
 
-    def test_two_jobs_at_once(self, side_by_side):
-        job_ids = {side_by_side.external.job_id, side_by_side.mixed.job_id}
-        assert {part.job_id for part in side_by_side.trainers} == job_ids
+    def test_jobs_at_once(self, side_by_side):
+        job_ids = {side_by_side.jobs[name].job_id for name, modes in JOBS.items() if "external_process" in modes}
+        assert len(job_ids) > 1 and job_ids <= {part.job_id for part in side_by_side.trainers}
 
     def test_credentials_are_private_while_jobs_run(self, federation, side_by_side):
         assert_credentials_are_private(federation, side_by_side.inventory)
 
     def test_log_config_of_a_site(self, side_by_side):
-        job = side_by_side.external
+        job = side_by_side.jobs["attach behind the relay"]
         assert job.log(LOGGED).count(MARK) > 0 and job.log("site-1").count(MARK) == 0
         assert re.search(f"TrainerSession.*{MARK}.*ready", job.log(LOGGED), re.IGNORECASE)
 
