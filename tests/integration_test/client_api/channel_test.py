@@ -220,6 +220,21 @@ def test_task_that_no_message_can_carry(session, join, execute):
     assert session.state is SessionState.READY
 
 
+@pytest.mark.parametrize("make", ["cell"], indirect=True)
+def test_task_whose_cell_is_closed_while_it_is_sent(session, join, execute):
+    """As a session is that another one takes the place of."""
+    join()
+    cell, send = session.pipe.cell.core_cell, session.pipe.cell.core_cell.send_request
+
+    def close_and_send(*args, **options):
+        session.lose("the trainer has left")
+        session.close()
+        return send(*args, **options)
+
+    cell.send_request = close_and_send
+    assert execute().get(timeout=LIMIT) == "the trainer has left"
+
+
 def test_end_while_a_trainer_joins(session, join):
     bind = session.pipe.bind
 

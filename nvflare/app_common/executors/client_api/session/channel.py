@@ -29,6 +29,7 @@ import queue
 import threading
 import time
 from abc import abstractmethod
+from collections import OrderedDict
 from typing import Any, Callable, Iterable, Iterator, Optional
 
 from nvflare.apis.signal import Signal
@@ -100,7 +101,7 @@ class Channel(Pipe):
         self.strangers = Strangers(self.logger)
         # Messages are taken one by one; metrics, and the pieces of a message, beside them.
         self._taking = {topic: threading.Lock() for topic in (METRICS, PIECE, TASK)}
-        self._refused = {}  # why a message was, by its seal: it may be sent again
+        self._refused = OrderedDict()  # why a message was, by its seal: it may be sent again
         self._seals: Optional[Seals] = None  # once the session has begun
         self._next_beat = float("inf")
 
@@ -249,6 +250,8 @@ class Channel(Pipe):
                 fault = self._take(letter)
                 if fault:
                     self._refused[letter.seal] = fault
+                    if len(self._refused) > limits.REFUSALS:
+                        self._refused.popitem(last=False)
             content = self._refused.get(letter.seal, "").encode(errors="backslashreplace")
         return Answer(content, self._seals.seal_answer(letter.seal, content))
 

@@ -57,6 +57,9 @@ ROOM_PAUSE = 0.5
 
 # Messages may overtake each other, and be sent again, among so many.
 WINDOW = 1 << 16
+# So many refusals are kept for copies of what was refused, which must get the same answer. A trainer sends a few
+# messages at a time, and what is refused comes again as a new one.
+REFUSALS = 1000
 # Threads that take in what arrives in a trainer; nvflare has up to 100.
 FRAME_THREADS = 3
 

@@ -35,6 +35,7 @@ from nvflare.app_common.executors.client_api.session.channel import Channel
 from nvflare.app_common.executors.client_api.session.handshake import HandshakeError
 from nvflare.app_common.executors.client_api.session.letters import (
     CHANNEL,
+    NO_ANSWER,
     NOT_ON_THIS_HOST,
     PIECE,
     Answer,
@@ -159,7 +160,12 @@ class TrainerPipe(Channel, CellPipe):
     def _ask(self, letter: Letter, timeout: float, stop: Signal) -> Answer:
         to_peer = {"channel": self.channel, "target": self.peer, "topic": letter.topic}
         request = _request(letter)
-        reply = self.cell.core_cell.send_request(**to_peer, request=request, timeout=timeout, optional=True)
+        try:
+            reply = self.cell.core_cell.send_request(**to_peer, request=request, timeout=timeout, optional=True)
+        except RuntimeError:
+            if stop.triggered:
+                return NO_ANSWER  # the cell has been closed on another thread
+            raise
         is_bytes = isinstance(reply.payload, (bytes, bytearray, memoryview))
         return Answer(bytes(reply.payload) if is_bytes else b"", reply.get_header(SEAL))
 
