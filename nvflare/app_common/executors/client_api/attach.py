@@ -21,7 +21,7 @@ A notebook or a service calls `wait_for()` and passes what it returns to `flare.
 
 Exit codes: 0 the job or the script ended well, 1 the script failed, 2 wrong usage, 3 there was no job to attach to,
 4 the file by which trainer and job meet (the rendezvous) was refused, 5 the job rejected this trainer, 6 the job was
-lost, 130 interrupted, 143 terminated.
+lost, 7 the job could not be reached, 130 interrupted, 143 terminated.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from nvflare.app_common.executors.client_api.owner_process import (
     run_as_main,
 )
 from nvflare.app_common.executors.client_api.process.sigterm import Terminated, raise_on_sigterm
-from nvflare.app_common.executors.client_api.session.handshake import HandshakeError
+from nvflare.app_common.executors.client_api.session.handshake import HandshakeError, Rejected
 from nvflare.app_common.executors.client_api.session.private_files import FileRefused
 from nvflare.app_common.executors.client_api.session.rendezvous import (
     RENDEZVOUS_FILE,
@@ -79,6 +79,7 @@ class ExitCode(IntEnum):
     REFUSED = 4
     REJECTED = 5
     LOST = 6
+    UNREACHED = 7
     INTERRUPTED = 130  # as a shell reports SIGINT and SIGTERM
     TERMINATED = 143
 
@@ -203,8 +204,8 @@ def _run_script(path: str, argv: List[str], config_file: str) -> int:
         code = ExitCode.ENDED
     except HandshakeError as e:
         _say(str(e))
-        code = ExitCode.REJECTED
-        if _claim:
+        code = ExitCode.REJECTED if isinstance(e, Rejected) else ExitCode.UNREACHED
+        if _claim and isinstance(e, Rejected):
             _done.add(_claim.identity)
     except Terminated:
         code, how = ExitCode.TERMINATED, "it was terminated (SIGTERM)"

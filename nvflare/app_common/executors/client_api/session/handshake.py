@@ -43,7 +43,11 @@ _HELLO_TYPES = {"protocol": int, "nonce": str, "rank": str, "pid": int, "host": 
 
 
 class HandshakeError(Exception):
-    """The trainer could not join the session; the text says why."""
+    """The trainer could not join the session; the text says why. It may be able to later."""
+
+
+class Rejected(HandshakeError):
+    """The job does not take this trainer into this session."""
 
 
 def new_session_keys() -> dict:
@@ -112,10 +116,11 @@ class Handshake:
         """Checks what the CJ answered to a HELLO.
 
         Raises:
-            HandshakeError: the trainer was rejected, or the answer is not from the CJ that made the session.
+            Rejected: the job does not take this trainer.
+            HandshakeError: the answer is not from the CJ that made the session.
         """
         if answer is not None and "reject" in answer:
-            raise HandshakeError(f"the job rejected this trainer: {printable(answer['reject'])}")
+            raise Rejected(f"the job rejected this trainer: {printable(answer['reject'])}")
         if answer is None or not self._is_proof(answer.get("proof"), "welcome", without_proof(hello)):
             raise HandshakeError("the answer came from somebody who does not know the session's secret")
 

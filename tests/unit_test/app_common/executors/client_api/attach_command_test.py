@@ -23,6 +23,7 @@ import pytest
 
 from nvflare.app_common.executors.client_api import attach
 from nvflare.app_common.executors.client_api.attach import ExitCode, NobodyToAttachTo, wait_for
+from nvflare.app_common.executors.client_api.session import handshake
 from nvflare.app_common.executors.client_api.session.bootstrap import write_bootstrap
 from nvflare.app_common.executors.client_api.session.rendezvous import RENDEZVOUS_FILE
 from nvflare.client import api_context
@@ -108,3 +109,15 @@ def test_next_run_finds_the_process_as_the_first_one_did(run, open_jobs, tmp_pat
     assert run("--follow", "--", "train.py") == ExitCode.ENDED
     first, second = capsys.readouterr().out.splitlines()
     assert first == second
+
+
+@pytest.mark.parametrize(
+    "error, code, then",
+    [("Rejected", ExitCode.REJECTED, ExitCode.NOBODY), ("HandshakeError", ExitCode.UNREACHED, ExitCode.UNREACHED)],
+)
+def test_job_that_was_not_reached_is_tried_again_and_one_that_rejects_is_not(
+    run, open_jobs, tmp_path, error, code, then
+):
+    write_script(tmp_path, f"import {handshake.__name__} as handshake\nraise handshake.{error}('it did not join')")
+    open_jobs("job-1")
+    assert [run("--", "train.py") for _ in range(2)] == [code, then]

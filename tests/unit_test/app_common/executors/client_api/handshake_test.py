@@ -23,6 +23,7 @@ from nvflare.app_common.executors.client_api.session.handshake import (
     PROTOCOL_VERSION,
     Handshake,
     HandshakeError,
+    Rejected,
     Strangers,
     new_session_keys,
     pack,
@@ -134,7 +135,7 @@ def test_good_answer(hello):
 
 
 def test_rejection_is_told_with_its_reason_in_one_line(hello):
-    with pytest.raises(HandshakeError, match="the session is busy.no forged line"):
+    with pytest.raises(Rejected, match="the session is busy.no forged line"):
         OWN.check_answer({"reject": "the session is busy\nno forged line"}, hello)
 
 
