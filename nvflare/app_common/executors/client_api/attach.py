@@ -32,15 +32,10 @@ import time
 import traceback
 from contextlib import suppress
 from enum import IntEnum
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
+from nvflare.app_common.executors.client_api import owner_process
 from nvflare.app_common.executors.client_api.formats.outside_text import clip_cause, readable
-from nvflare.app_common.executors.client_api.owner_process import (
-    forget_contexts,
-    no_init_in_commands,
-    remember_process,
-    run_as_main,
-)
 from nvflare.app_common.executors.client_api.process.sigterm import Terminated, raise_on_sigterm
 from nvflare.app_common.executors.client_api.session.handshake import HandshakeError, Rejected
 from nvflare.app_common.executors.client_api.session.private_files import FileRefused
@@ -192,38 +187,44 @@ def _say(text: str) -> None:
 
 
 def _run_script(path: str, argv: List[str], config_file: str) -> int:
-    """Runs a script whose `flare.init()` is to find the given configuration; returns an ExitCode."""
+    """Runs a script whose `flare.init()` is to find the given configuration, to its end; returns an ExitCode."""
     # The one way to give `flare.init()` without arguments another file than config/client_api_config.json in the
     # working directory, which is the script's own affair here.
     api_context.DEFAULT_CONFIG = config_file
     sys.argv, sys.path[0] = argv[:], os.path.dirname(path)
-    code, how = ExitCode.FAILED, "it returned"
+    code, how = _outcome_of(path)
+    has_joined, is_lost = _leave(clip_cause(f"the script {argv[0]} has ended: {how}"))
+    if is_lost:
+        _say("the job was lost")
+    elif code == ExitCode.FAILED and not has_joined and not os.path.exists(config_file):
+        is_lost = True
+        _say("the job had ended, or got another trainer, before the script called flare.init()")
+    return ExitCode.LOST if is_lost and code not in _STOPPED else code
+
+
+def _outcome_of(script: str) -> Tuple[ExitCode, str]:
+    """Runs a script; returns what becomes of that, and how to tell it to the job."""
     try:
-        with no_init_in_commands(api_context.ClientAPIType.EX_PROCESS_API, _NOT_IN_COMMANDS):
-            run_as_main(path)
-        code = ExitCode.ENDED
+        with owner_process.no_init_in_commands(api_context.ClientAPIType.EX_PROCESS_API, _NOT_IN_COMMANDS):
+            owner_process.run_as_main(script)
+        return ExitCode.ENDED, "it returned"
     except HandshakeError as e:
         _say(str(e))
-        code = ExitCode.REJECTED if isinstance(e, Rejected) else ExitCode.UNREACHED
-        if _claim and isinstance(e, Rejected):
+        if not isinstance(e, Rejected):
+            return ExitCode.UNREACHED, str(e)
+        if _claim:
             _done.add(_claim.identity)
+        return ExitCode.REJECTED, str(e)
     except Terminated:
-        code, how = ExitCode.TERMINATED, "it was terminated (SIGTERM)"
+        return ExitCode.TERMINATED, "it was terminated (SIGTERM)"
     except SystemExit as e:
-        how = f"it exited with {e.code!r}"
-        if e.code in (None, 0):
-            code = ExitCode.ENDED
-        elif isinstance(e.code, str):
+        if isinstance(e.code, str):
             print(e.code, file=sys.stderr)
+        return ExitCode.ENDED if e.code in (None, 0) else ExitCode.FAILED, f"it exited with {e.code!r}"
     except BaseException as e:  # the script's failure is told to the job, Ctrl-C included
-        how = secure_format_traceback()
         traceback.print_exc()
-        if isinstance(e, KeyboardInterrupt):
-            code = ExitCode.INTERRUPTED
-    if _leave(clip_cause(f"the script {argv[0]} has ended: {how}")):
-        _say("the job was lost")
-        return code if code in _STOPPED else ExitCode.LOST
-    return code
+        code = ExitCode.INTERRUPTED if isinstance(e, KeyboardInterrupt) else ExitCode.FAILED
+        return code, secure_format_traceback()
 
 
 def _let_go() -> None:
@@ -237,15 +238,18 @@ def _let_go() -> None:
 os.register_at_fork(after_in_child=_let_go)
 
 
-def _leave(reason: str) -> bool:
-    """Leaves the session, and has the next `flare.init()` make a new one; tells whether the job was lost."""
-    is_lost = False
-    for context in forget_contexts(_is_of_claim):
-        agent = getattr(context.api, "flare_agent", None)  # only rank 0 has one
-        if agent:
-            is_lost = is_lost or agent.is_job_lost
-            agent.stop(reason)
-    return is_lost
+def _leave(reason: str) -> Tuple[bool, bool]:
+    """Leaves the session, and has the next `flare.init()` make a new one.
+
+    Returns:
+        Whether there was one, and whether its job was lost.
+    """
+    apis = [context.api for context in owner_process.forget_contexts(_is_of_claim)]
+    agents = [api.flare_agent for api in apis if getattr(api, "flare_agent", None)]  # only rank 0 has one
+    is_lost = any(agent.is_job_lost for agent in agents)
+    for agent in agents:
+        agent.stop(reason)
+    return bool(apis), is_lost
 
 
 def _is_of_claim(context) -> bool:
@@ -264,7 +268,7 @@ def _find_config(args) -> str:
 
 def _attach(args) -> int:
     """Runs the script, with --follow for one job after another; returns the ExitCode of the last run."""
-    served, in_vain, restore = None, 0, remember_process()
+    served, in_vain, restore = None, 0, owner_process.remember_process()
     while True:
         try:
             config_file = _find_config(args)

@@ -121,3 +121,27 @@ def test_job_that_was_not_reached_is_tried_again_and_one_that_rejects_is_not(
     write_script(tmp_path, f"import {handshake.__name__} as handshake\nraise handshake.{error}('it did not join')")
     open_jobs("job-1")
     assert [run("--", "train.py") for _ in range(2)] == [code, then]
+
+
+@pytest.mark.parametrize(
+    "ends, way, code",
+    [
+        (True, "flare.init()", ExitCode.LOST),
+        (True, "sys.exit(3)", ExitCode.LOST),
+        (True, "sys.exit(0)", ExitCode.ENDED),
+        (False, "sys.exit(3)", ExitCode.FAILED),
+    ],
+)
+def test_job_that_ends_before_the_script_joins_is_lost(run, open_jobs, tmp_path, capsys, ends, way, code):
+    script = f"""
+        import os, sys
+        import nvflare.client as flare
+        if {ends}:
+            os.remove(flare.api_context.DEFAULT_CONFIG)
+        {way}
+    """
+    write_script(tmp_path, script)
+    open_jobs("job-1")
+    assert run("--", "train.py") == code
+    told = "the job had ended, or got another trainer, before the script called flare.init()"
+    assert (told in capsys.readouterr().err) is (code == ExitCode.LOST)
