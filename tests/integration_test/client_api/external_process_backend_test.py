@@ -26,6 +26,7 @@ from pathlib import Path
 
 import pytest
 
+from nvflare.app_common.executors.client_api.job_owner import Owner
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from tests.integration_test.client_api.external_jobs import (
@@ -437,6 +438,7 @@ class TestEnd:
         config = bootstrap_path(job)
         assert stat.S_IMODE(config.stat().st_mode) == 0o600
         secrets = [pipe_args(config)[name] for name in ("secret", "challenge")]
+        assert pipe_args(config)["owner"] == str(Owner.here())
         pids = marked_pids(os.environ[MARKER]) - {os.getpid()}
         assert len(pids) == 2  # guard and trainer
         seen = "".join(Path(f"/proc/{pid}/{name}").read_text() for pid in pids for name in ("cmdline", "environ"))

@@ -24,6 +24,7 @@ from nvflare.app_common.executors.client_api.arrays.cells import cellnet_args
 from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext, TrainerError
 from nvflare.app_common.executors.client_api.formats.job_formats import job_formats
 from nvflare.app_common.executors.client_api.formats.log_lines import site_levels
+from nvflare.app_common.executors.client_api.job_owner import Owner
 from nvflare.app_common.executors.client_api.session.channel import Channel
 from nvflare.app_common.executors.client_api.session.handshake import new_session_keys
 from nvflare.app_common.executors.client_api.session.letters import CHANNEL
@@ -101,16 +102,18 @@ def new_session(
     Returns:
         The CJ's end, and what a trainer in another process needs to join.
     """
+    is_attached = context.execution_mode == ExecutionMode.ATTACH
     common = {
         "heartbeat_interval": context.heartbeat_interval,
         "heartbeat_timeout": context.heartbeat_timeout,
-        "is_attached": context.execution_mode == ExecutionMode.ATTACH,
+        "is_attached": is_attached,
         **new_session_keys(),
     }
     trainers = {
         "end_class": f"{pipe_class.__module__}.{pipe_class.__name__}",
         "log_levels": site_levels(),
         "mode": Mode.ACTIVE.value,
+        "owner": "" if is_attached else str(Owner.here()),
         **peers,
         **common,
     }

@@ -35,6 +35,7 @@ from typing import Any, Callable, Iterable, Iterator, Optional
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.arrays.memory import NotOnThisHost
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
+from nvflare.app_common.executors.client_api.job_owner import Owner
 from nvflare.app_common.executors.client_api.session import limits
 from nvflare.app_common.executors.client_api.session.handshake import Handshake, HandshakeError, Strangers, pack, unpack
 from nvflare.app_common.executors.client_api.session.letters import (
@@ -70,6 +71,7 @@ class Channel(Pipe):
         heartbeat_interval: float = 5.0,
         heartbeat_timeout: float = 30.0,
         is_attached: bool = False,
+        owner: str = "",
         **of_pipe,
     ):
         """Initializes one end; nothing is connected before `open()`.
@@ -80,6 +82,7 @@ class Channel(Pipe):
             heartbeat_interval: seconds.
             heartbeat_timeout: seconds; 0 for no check.
             is_attached: whether somebody else owns the trainer's process.
+            owner: the CJ as job_owner.Owner tells it, for a trainer whose process it owns.
             of_pipe: arguments of the kind of Pipe that this is, too; its mode is "PASSIVE" at the CJ, "ACTIVE" in the
                 trainer.
         """
@@ -90,6 +93,7 @@ class Channel(Pipe):
         self.heartbeat_interval = heartbeat_interval
         self.heartbeat_timeout = heartbeat_timeout
         self.is_attached = is_attached
+        self._owner = Owner.parse(owner) if owner else None
         self.inbox = queue.SimpleQueue()  # what `receive` returns
         self.on_hello: Optional[Callable[[bytes, str], bytes]] = None  # answers a HELLO: (hello, sender) -> answer
         self.on_message: Callable[[Message], None] = self.inbox.put  # may raise MessageRefused
@@ -310,7 +314,11 @@ class Channel(Pipe):
         return self.heartbeat_interval
 
     def _find_timeout(self, silence: float) -> str:
-        return f"no sign of life for {silence:.0f} s" if silence > self.heartbeat_timeout else ""
+        if silence <= self.heartbeat_timeout:
+            return ""
+        if self._owner and not self._owner.is_gone:
+            return ""  # it stands still, or the network does; should it give this process up it ends it
+        return f"no sign of life for {silence:.0f} s"
 
     def _run(self, work: Callable[[], None]) -> None:
         """What each thread of a channel runs."""

@@ -19,6 +19,7 @@ import tracemalloc
 
 import pytest
 
+from nvflare.app_common.executors.client_api.job_owner import Owner
 from nvflare.app_common.executors.client_api.session import limits
 from nvflare.app_common.executors.client_api.session.channel import Channel
 from nvflare.app_common.executors.client_api.session.letters import (
@@ -31,12 +32,14 @@ from nvflare.app_common.executors.client_api.session.letters import (
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.pipe.pipe import Message
 
+GONE = Owner.here()._replace(start="0")
+
 
 class DirectChannel(Channel):
     """Calls the other end for each letter, and more often if answers get lost."""
 
-    def __init__(self, mode: Mode, name: str):
-        super().__init__(mode=mode, secret="secret", challenge="challenge")
+    def __init__(self, mode: Mode, name: str, **of_session):
+        super().__init__(mode=mode, secret="secret", challenge="challenge", **of_session)
         self.name = name
         self.other = None
         self.lost_answers = 0  # of a letter
@@ -110,3 +113,10 @@ def test_what_was_refused_does_not_pile_up(ends, monkeypatch):
         assert tracemalloc.get_traced_memory()[0] < 1.3 * kept
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("owner, is_lost", [(Owner.here(), False), (GONE, True), ("", True)])
+def test_silence_of_a_job_that_owns_the_trainer_means_nothing_while_its_process_lives(owner, is_lost):
+    trainer = DirectChannel(Mode.ACTIVE, "trainer", owner=str(owner), heartbeat_timeout=30.0)
+    assert trainer.find_death(29.0) == ""
+    assert bool(trainer.find_death(31.0)) == is_lost
