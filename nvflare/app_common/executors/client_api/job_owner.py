@@ -18,7 +18,7 @@ import os
 import socket
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 _INITIAL_NAMESPACE = "4026531836"  # of a Linux host, in which its processes outside of containers are
 
@@ -39,7 +39,7 @@ class Owner(NamedTuple):
         with suppress(OSError):
             namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
         boot = read_line("/proc/sys/kernel/random/boot_id")
-        return cls(str(os.getpid()), _start_time(os.getpid()), namespace, boot, socket.gethostname())
+        return cls(str(os.getpid()), _start_time(os.getpid()) or "", namespace, boot, socket.gethostname())
 
     @classmethod
     def parse(cls, text) -> "Owner":
@@ -54,24 +54,38 @@ class Owner(NamedTuple):
 
     @property
     def is_gone(self) -> bool:
-        """Whether the process is known to be gone; of one in another PID namespace or on another host it is not."""
+        """Whether the process is known to be gone.
+
+        Of one in another PID namespace or on another host it is not, nor where /proc cannot be read now.
+        """
         here = Owner.here()
-        if (self.namespace, self.boot, self.host) == (here.namespace, here.boot, here.host):
-            return self.start != _start_time(self.pid)
-        was_rebooted = self.host == here.host and self.boot != here.boot
-        return was_rebooted and self.namespace == here.namespace == _INITIAL_NAMESPACE
+        if self.namespace != here.namespace:
+            return False
+        if self.boot == here.boot and (self.boot or self.host == here.host):  # a host may be given another name
+            return _start_time(self.pid) not in (self.start, None)
+        are_known = self.boot != "" and here.boot != ""
+        return are_known and self.host == here.host and self.namespace == _INITIAL_NAMESPACE  # it was rebooted
 
 
-def _start_time(pid) -> str:
-    """Returns when a process was started, in clock ticks; empty if there is none that lives, or no /proc."""
-    fields = read_line(f"/proc/{int(pid)}/stat").rpartition(")")[2].split()
+def _start_time(pid) -> Optional[str]:
+    """Returns when a process was started, in clock ticks; empty if there is none that lives, or no /proc.
+
+    None: that cannot be known, as where this process has no descriptor left.
+    """
+    try:
+        stat = Path(f"/proc/{int(pid)}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
     if fields[:1] in (["Z"], ["X"]) and int(fields[17]) < 2:
         return ""  # where other threads live on it is the main thread alone that has ended
     return "".join(fields[19:20])
 
 
 def read_line(path: str) -> str:
-    """Returns what a small file of the kernel's says; empty if there is none."""
+    """Returns what a small file of the kernel's says; empty if there is none, or if it cannot be read."""
     try:
         return Path(path).read_text(errors="replace").strip()
     except OSError:

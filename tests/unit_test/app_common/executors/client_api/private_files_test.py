@@ -14,13 +14,16 @@
 
 """Files with credentials: nobody else's, whole or not there, and found when the process that owns them has died."""
 
+import errno
 import json
 import os
+import resource
 import signal
 import stat
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -93,6 +96,35 @@ def test_after_a_reboot_all_of_the_host_are_gone():
     initial = Owner.here()._replace(namespace="4026531836", boot="another")
     # In a container one cannot tell: another one of the same name may have been started elsewhere.
     assert initial.is_gone == (Owner.here().namespace == "4026531836")
+
+
+def test_host_that_was_given_another_name_is_the_same():
+    renamed = Owner.here()._replace(host="another")
+    assert not renamed.is_gone and renamed._replace(start="1").is_gone
+
+
+def test_process_without_descriptors_takes_nobody_for_gone():
+    living, (soft, hard) = Owner.here(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        is_gone = living.is_gone
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not is_gone
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENOMEM, errno.EACCES])
+def test_process_that_cannot_be_looked_at_may_live(monkeypatch, error):
+    dead, read_text = Owner.here()._replace(start="1"), Path.read_text
+
+    def refuse(path, *args, **kwargs):
+        if path.name == "stat":
+            raise OSError(error, os.strerror(error))
+        return read_text(path, *args, **kwargs)
+
+    assert dead.is_gone
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert not dead.is_gone
 
 
 def test_process_that_nobody_has_waited_for_is_gone():
