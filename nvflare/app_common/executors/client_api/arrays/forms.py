@@ -31,7 +31,7 @@ import numpy as np
 
 from nvflare.app_common.executors.client_api.arrays.specs import NUMPY, ArrayRefused, ArraySpec
 
-# Local file header, central directory and its end, with the sizes in the ZIP64 extra field where they need it
+# Local file header, central directory and its end, with the sizes in the ZIP64 extra field, whether they need it or not
 # (APPNOTE.TXT of PKWARE, 4.3.7, 4.3.12, 4.3.14 to 4.3.16, 4.5.3).
 _LOCAL = struct.Struct("<4s5H3L2H")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
@@ -41,7 +41,7 @@ _END = struct.Struct("<4s4H2LH")
 _SIZES64 = struct.Struct("<2H2Q")
 _LOCAL_SIGNATURE = b"PK\x03\x04"
 _VERSION, _DATE = 45, 0x21  # 4.5: the first with ZIP64; the first of January 1980
-_IS_LARGE = 0xFFFFFFFF
+_IN_EXTRA = 0xFFFFFFFF  # in the place of a size
 _IN_DIRECTORY = 0x8  # flag: the sizes follow the content
 _NPY_MAGIC = b"\x93NUMPY"
 _NPY_ALIGNMENT = 64
@@ -70,18 +70,14 @@ def _npy_header(spec: ArraySpec) -> bytes:
 def _archive_frame(name: bytes, header: bytes, content: memoryview) -> Tuple[bytes, bytes]:
     crc = zlib.crc32(content, zlib.crc32(header))
     size = len(header) + len(content)
-    is_large = size >= _IS_LARGE
-    extra = _SIZES64.pack(1, 16, size, size) if is_large else b""
-    shown = _IS_LARGE if is_large else size
-    common = (_VERSION, 0, 0, 0, _DATE, crc, shown, shown, len(name), len(extra))
+    extra = _SIZES64.pack(1, 16, size, size)
+    common = (_VERSION, 0, 0, 0, _DATE, crc, _IN_EXTRA, _IN_EXTRA, len(name), len(extra))
     local = _LOCAL.pack(_LOCAL_SIGNATURE, *common) + name + extra
     central = _CENTRAL.pack(b"PK\x01\x02", _VERSION, *common, 0, 0, 0, 0, 0) + name + extra
     start = len(local) + size  # of the directory
-    end = b""
-    if is_large:
-        end = _END64.pack(b"PK\x06\x06", _END64.size - 12, _VERSION, _VERSION, 0, 0, 1, 1, len(central), start)
-        end += _LOCATOR64.pack(b"PK\x06\x07", 0, start + len(central), 1)
-    end += _END.pack(b"PK\x05\x06", 0, 0, 1, 1, len(central), min(start, _IS_LARGE), 0)
+    end = _END64.pack(b"PK\x06\x06", _END64.size - 12, _VERSION, _VERSION, 0, 0, 1, 1, len(central), start)
+    end += _LOCATOR64.pack(b"PK\x06\x07", 0, start + len(central), 1)
+    end += _END.pack(b"PK\x05\x06", 0, 0, 1, 1, len(central), min(start, _IN_EXTRA), 0)
     return local + header, central + end
 
 

@@ -15,6 +15,7 @@
 """Any array is described, carried and made again as it was: by nvflare's own receivers, and by ours from nvflare's."""
 
 import io
+import zipfile
 
 import numpy as np
 import pytest
@@ -69,6 +70,15 @@ def test_nvflare_reads_what_is_carried(array):
     spec = specs.spec_of(array)
     carried = join("T3", spec, specs.bytes_of(array))
     assert_same(ArrayConsumer._to_dict(bytes(carried))["T3"], array)
+
+
+def test_every_archive_has_the_form_of_large_ones():
+    array = np.arange(5)
+    with zipfile.ZipFile(io.BytesIO(join("T3", specs.spec_of(array), specs.bytes_of(array)))) as archive:
+        (entry,) = archive.infolist()
+        assert archive.testzip() is None
+    zip64 = 1
+    assert int.from_bytes(entry.extra[:2], "little") == zip64
 
 
 @arrays
