@@ -44,6 +44,8 @@ MAX_SECONDS = 10**9
 def _text(value) -> str:
     if not isinstance(value, str):
         raise ValueError("a string")
+    if "\0" in value:
+        raise ValueError("a string without the character NUL, which no path and no command can have")
     return value
 
 
@@ -67,8 +69,15 @@ def _words(value) -> Optional[str]:
     return value
 
 
+def _command(value) -> Optional[str]:
+    value = _words(value)
+    if value and not shlex.split(value)[0]:
+        raise ValueError("a string whose first word names a program")
+    return value
+
+
 def _flag(value) -> bool:
-    if value not in (True, False):
+    if isinstance(value, Iterable) or value not in (True, False):  # of an array nobody can tell
         raise ValueError("True or False")
     return bool(value)
 
@@ -117,7 +126,7 @@ class ClientAPIBackendContext:
 
     executor: Executor  # the ClientAPIExecutor
     execution_mode: str
-    command: Optional[str] = _argument(None, _words, _EXTERNAL, required_like="python3 -u custom/train.py")
+    command: Optional[str] = _argument(None, _command, _EXTERNAL, required_like="python3 -u custom/train.py")
     task_script_path: Optional[str] = _argument(None, _optional_text, _IN_PROCESS)
     task_script_args: str = _argument("", lambda value: _words(_text(value)) or "", _IN_PROCESS)
     launch_once: bool = _argument(True, _flag, _EXTERNAL)
@@ -171,11 +180,12 @@ def _checked(name: str, rule: Rule, value, mode: str):
     has_meaning = mode in rule.modes
     try:
         checked = rule.check(value)
+        is_set = checked != rule.default
     except ValueError as e:
         if has_meaning:
             raise ValueError(f"{name} must be {e}, but is {value!r}") from None
-        checked = value  # in the wrong place whatever it is
-    if not has_meaning and checked != rule.default:
+        is_set = True  # in the wrong place whatever it is
+    if is_set and not has_meaning:
         modes = " or ".join(repr(valid) for valid in rule.modes)
         raise ValueError(
             f"{name} is only valid for execution_mode {modes}, but got {name}={value!r} with execution_mode {mode!r}"

@@ -94,14 +94,15 @@ GOOD = {
     "allow_reconnect": True,
 }
 
-NOT_A_TEXT = [7, True, b"train.py", ["train.py"]]
+NOT_A_TEXT = [7, True, b"train.py", ["train.py"], "train\0.py"]
+NO_PROGRAM = ["''", "'' train.py"]
 UNBALANCED = ["train 'it", 'train "it', "train\\"]
 NOT_SECONDS = ["5", True, [5], -1, -0.1, math.nan, math.inf, -math.inf, 1e10, 10**400]
-NOT_A_FLAG = [None, 2, "yes", "", [True]]
+NOT_A_FLAG = [None, 2, "yes", "", [True], np.array([1, 2])]
 NOT_A_NAME = [None, "", "  ", 7, True]
 
 BAD = {
-    "command": NOT_A_TEXT + UNBALANCED,
+    "command": NOT_A_TEXT + UNBALANCED + NO_PROGRAM,
     "task_script_path": NOT_A_TEXT,
     "task_script_args": NOT_A_TEXT + UNBALANCED + [None],
     "launch_once": NOT_A_FLAG,
