@@ -21,6 +21,7 @@ first, without a lock; a forked child lets go of the connections at once, and it
 
 import io
 import os
+import signal
 import sys
 import threading
 import types
@@ -196,8 +197,13 @@ def run_as_main(path: str, before_end: Callable[[], None] = lambda: None) -> Non
 
 
 def remember_process() -> Callable[[], None]:
-    """Returns what gives a script's process back its present arguments, import path and working directory."""
+    """Returns what gives a script's process back its present arguments, import path, working directory and handlers.
+
+    These are the handlers of SIGINT and SIGTERM, if this is the main thread, which alone can set any.
+    """
     argv, path, folder = sys.argv, sys.path[:], "."
+    is_main = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
     with suppress(OSError):  # it was removed
         folder = os.getcwd()
 
@@ -205,6 +211,9 @@ def remember_process() -> Callable[[], None]:
         sys.argv, sys.path[:] = argv, path
         with suppress(OSError):  # it is removed by now, and nothing of ours is looked for in it
             os.chdir(folder)
+        for number, handler in handlers.items():
+            if handler is not None:  # it is Python's
+                signal.signal(number, handler)
 
     return restore
 

@@ -96,13 +96,16 @@ def test_script_runs_as_if_it_was_started_alone(run, open_jobs, tmp_path, capsys
 def test_next_run_finds_the_process_as_the_first_one_did(run, open_jobs, tmp_path, capsys):
     script = """
         import os
+        import signal
         import sys
         from nvflare.client import api_context
         os.remove(api_context.DEFAULT_CONFIG)  # as the job does when it has its trainer
-        print(sys.argv, sys.path, os.getcwd())
+        print(sys.argv, sys.path, os.getcwd(), signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
         sys.argv.append("--more")
         sys.path.append("more")
         os.chdir("/")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
     """
     write_script(tmp_path, script)
     open_jobs("job-1", "job-2")
