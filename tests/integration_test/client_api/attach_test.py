@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from nvflare.app_common.executors.client_api.attach import ExitCode, pause_after, wait_for
+from nvflare.app_common.executors.client_api.attach import ExitCode, pause_after
 from nvflare.app_common.executors.client_api.session.rendezvous import RENDEZVOUS_FILE
 from tests.integration_test.client_api import attach_job
 from tests.integration_test.client_api.attach_harness import RUNNER, attach_command, attached, rendezvous, workspace
@@ -96,24 +96,6 @@ class TestCommandLine:
         assert code == 0
         for text in ("--workspace", "--follow", "Exit codes", "6 the job was lost"):
             assert text in " ".join(output.split())
-
-    @pytest.mark.parametrize(
-        "arguments, text",
-        [
-            ([], "--workspace"),
-            (["--workspace", "."], "the script is missing"),
-            (["--workspace", ".", "--wait", "nan"], "--wait: must be a number of seconds, 0 or more, but is 'nan'"),
-            (["--workspace", ".", "--wait=-1"], "--wait: must be a number of seconds, 0 or more, but is '-1'"),
-            (["--workspace", ".", "--", "no_such.py"], "there is no script 'no_such.py'"),
-        ],
-    )
-    def test_wrong_usage(self, run, arguments, text):
-        code, output = run(*arguments)
-        assert code == 2 and text in output
-
-    def test_timeout_that_is_no_time(self, tmp_path):
-        with pytest.raises(ValueError, match="timeout must be a number of seconds, 0 or more, or None, but is nan"):
-            wait_for(str(tmp_path), timeout=float("nan"))
 
     def test_nobody_to_attach_to(self, run, tmp_path):
         code, output = run("--workspace", str(tmp_path), "--wait", "0.1", "--", script_of(tmp_path, TRAIN))

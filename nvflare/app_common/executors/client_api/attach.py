@@ -302,10 +302,11 @@ def pause_after(in_vain: int, seconds: float) -> float:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not seconds >= 0:  # as NaN is not
-        raise argparse.ArgumentTypeError(f"must be a number of seconds, 0 or more, but is {text!r}")
-    return seconds
+    with suppress(ValueError):
+        seconds = float(text)
+        if seconds >= 0:  # as NaN is not
+            return seconds
+    raise argparse.ArgumentTypeError(f"must be a number of seconds, 0 or more, but is {text!r}")
 
 
 def _parse(argv: Optional[List[str]]):

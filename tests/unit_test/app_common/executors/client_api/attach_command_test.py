@@ -67,6 +67,28 @@ def write_script(folder, text: str) -> None:
     (folder / "train.py").write_text(textwrap.dedent(text))
 
 
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        ([], "--workspace"),
+        (["--workspace", "."], "the script is missing"),
+        (["--workspace", ".", "--wait", "nan"], "--wait: must be a number of seconds, 0 or more, but is 'nan'"),
+        (["--workspace", ".", "--wait", "soon"], "--wait: must be a number of seconds, 0 or more, but is 'soon'"),
+        (["--workspace", ".", "--wait=-1"], "--wait: must be a number of seconds, 0 or more, but is '-1'"),
+        (["--workspace", ".", "--", "no_such.py"], "there is no script 'no_such.py'"),
+    ],
+)
+def test_wrong_usage(capsys, arguments, text):
+    with pytest.raises(SystemExit) as caught:
+        attach.main(arguments)
+    assert caught.value.code == 2 and text in capsys.readouterr().err
+
+
+def test_timeout_that_is_no_time(tmp_path):
+    with pytest.raises(ValueError, match="timeout must be a number of seconds, 0 or more, or None, but is nan"):
+        wait_for(str(tmp_path), timeout=float("nan"))
+
+
 @pytest.mark.parametrize("make, is_told", [(lambda path: path.mkdir(), False), (lambda path: path.touch(), True)])
 def test_workspace_that_is_no_folder_is_told_and_awaited(tmp_path, capsys, make, is_told):
     workspace = tmp_path / "workspace"
