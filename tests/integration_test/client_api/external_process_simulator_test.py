@@ -189,13 +189,8 @@ def submissions(job: Simulation) -> list:
 
 
 @pytest.fixture(scope="module")
-def one_site(tmp_path_factory):
-    return make_job(tmp_path_factory.mktemp("one_site"), f"{PYTHON} {SCALARS}").run()
-
-
-@pytest.fixture(scope="module")
 def cross_site(tmp_path_factory):
-    job = make_job(tmp_path_factory.mktemp("cross_site"), f"{PYTHON} 10", sites=2)
+    job = make_job(tmp_path_factory.mktemp("cross_site"), f"{PYTHON} {SCALARS}", sites=2)
     job.add_cross_site_validation()
     return job.run()
 
@@ -229,7 +224,7 @@ def distributed(tmp_path_factory):
     return make_job(tmp_path_factory.mktemp("distributed"), command, script=TRAIN_DISTRIBUTED).run()
 
 
-@pytest.fixture(scope="module", params=["one_site", "cross_site", "unfiltered", "filtered"])
+@pytest.fixture(scope="module", params=["cross_site", "unfiltered", "filtered"])
 def any_job(request):
     return request.getfixturevalue(request.param)
 
@@ -246,19 +241,6 @@ class TestEveryJob:
         assert any_job.left_files() == []
 
 
-class TestOneSite:
-    def test_model_is_trained(self, one_site):
-        assert one_site.global_model().tolist() == [2.0, 2.0, 2.0]
-
-    def test_every_scalar_is_at_the_server_in_order_and_before_the_result(self, one_site):
-        expected = [list(range(number * SCALARS, (number + 1) * SCALARS)) for number in range(ROUNDS)]
-        assert [submission["steps"] for submission in submissions(one_site)] == expected
-
-    def test_output_is_in_the_log_once(self, one_site):
-        assert one_site.log.count("site-1 sends ") == ROUNDS
-        assert one_site.log.count("site-1 at the end") == 1
-
-
 class TestCrossSiteValidation:
     def test_model_is_trained(self, cross_site):
         assert cross_site.global_model().tolist() == [2.0, 2.0, 2.0]
@@ -266,7 +248,8 @@ class TestCrossSiteValidation:
     def test_every_scalar_is_at_the_server_in_order_and_before_the_result(self, cross_site):
         for site in ("site-1", "site-2"):
             steps = [submission["steps"] for submission in submissions(cross_site) if submission["site"] == site]
-            assert steps[:ROUNDS] == [list(range(10)), list(range(10, 20))]
+            expected = [list(range(number * SCALARS, (number + 1) * SCALARS)) for number in range(ROUNDS)]
+            assert steps[:ROUNDS] == expected
 
     def test_every_site_validates_every_model(self, cross_site):
         results = cross_site.cross_site_results()
