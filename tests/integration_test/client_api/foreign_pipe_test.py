@@ -16,14 +16,19 @@
 
 import json
 import signal
+import threading
 
 import pytest
 
 from nvflare.apis.fl_component import FLComponent
 from nvflare.app_common.executors.client_api.attach import ExitCode
-from nvflare.app_common.executors.client_api.attach_backend import PIPE_COMPONENT
+from nvflare.app_common.executors.client_api.session.channel import Channel
+from nvflare.app_common.executors.client_api.session.foreign_pipe import PIPE_COMPONENT
+from nvflare.app_common.executors.client_api.session.handshake import HandshakeError
+from nvflare.app_common.executors.client_api.session.trainer_agent import trainer_end
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.pipe.file_pipe import FilePipe
+from nvflare.fuel.utils.pipe.pipe import Message, Topic
 from tests.integration_test.client_api.attach_harness import (
     SHORT_LEASE,
     assert_works,
@@ -34,7 +39,7 @@ from tests.integration_test.client_api.attach_harness import (
 )
 from tests.integration_test.client_api.external_jobs import SENDS_UNKNOWN_CLASS
 from tests.unit_test.app_common.executors.client_api.process_watch import WITH_PROCESSES
-from tests.unit_test.app_common.executors.job_harness import LARGE, SMALL, assert_failed, make_task
+from tests.unit_test.app_common.executors.job_harness import LARGE, LIMIT, SMALL, assert_failed, make_task
 
 pytestmark = WITH_PROCESSES
 
@@ -43,6 +48,24 @@ class BadlyClosing(FilePipe):
     def close(self):
         super().close()
         raise OSError("not connected")
+
+
+class Hanging(FilePipe):
+    """Whose second session opens once it is closed."""
+
+    first, hangs, is_closed = threading.Semaphore(), threading.Event(), threading.Event()
+    was_closed = False
+
+    def open(self, name):
+        if self.mode == Mode.PASSIVE and not self.first.acquire(blocking=False):
+            self.hangs.set()
+            Hanging.was_closed = self.is_closed.wait(LIMIT)
+        super().open(name)
+
+    def close(self):
+        super().close()
+        if self.hangs.is_set():
+            self.is_closed.set()
 
 
 class TestForeignPipe:
@@ -135,6 +158,50 @@ class TestForeignPipe:
         job.end()
         trainer.signal(signal.SIGCONT)
         assert trainer.exit_code() == ExitCode.LOST
+
+    @pytest.fixture
+    def end_of_trainer(self, job):
+        """Makes the trainer's end of the session."""
+        ends = []
+
+        def make() -> Channel:
+            exchange = json.loads(rendezvous(job).read_text())["TASK_EXCHANGE"]
+            ends.append(trainer_end(**exchange["pipe"]["ARG"]))
+            return ends[-1]
+
+        yield make
+        for end in ends:
+            end.close()
+
+    def test_end_of_the_job_does_not_wait_for_a_session_that_is_being_opened(self, job, folder, end_of_trainer):
+        self.start(job, folder, Hanging, allow_reconnect=True)
+        end = end_of_trainer()
+        end.open()
+        end.greet()
+        end.send(Message.new_request(Topic.END, "the trainer has left"), LIMIT)
+        assert Hanging.hangs.wait(LIMIT)
+        job.end()
+        assert Hanging.was_closed
+        assert list(folder.rglob("*")) == []
+
+    def test_folder_is_found_wherever_the_trainer_runs(self, job, trainers, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        self.start(job, "shared")
+        trainers(fated(job))
+        assert_works(job)
+
+    def test_trainer_that_comes_too_late_makes_no_folder(self, job, folder, end_of_trainer):
+        self.start(job, folder)
+        end = end_of_trainer()
+        job.end()
+        with pytest.raises(HandshakeError, match=f"component {PIPE_COMPONENT} cannot be used"):
+            end.open()
+        assert list(folder.rglob("*")) == []
+
+    def test_folder_that_cannot_be_made_panics_the_job(self, job, folder):
+        folder.touch()
+        self.start(job, folder / "below")
+        assert f"component {PIPE_COMPONENT} cannot be used: NotADirectoryError" in job.panics[0]
 
     def test_component_of_another_kind_panics_the_job(self, job):
         job.start(attached(), components={PIPE_COMPONENT: FLComponent()})

@@ -46,7 +46,7 @@ from nvflare.app_common.executors.client_api.session.bootstrap import (
     remove_stale_files,
     write_bootstrap,
 )
-from nvflare.app_common.executors.client_api.session.foreign_pipe import foreign_session
+from nvflare.app_common.executors.client_api.session.foreign_pipe import PIPE_COMPONENT, foreign_session
 from nvflare.app_common.executors.client_api.session.private_files import remove
 from nvflare.app_common.executors.client_api.session.rendezvous import RANKS_FILES, RENDEZVOUS_FILE
 from nvflare.app_common.executors.client_api.session.trainer_session import SessionState, TrainerSession
@@ -55,8 +55,6 @@ from nvflare.fuel.utils.log_utils import get_obj_logger
 from nvflare.fuel.utils.pipe.pipe import Pipe
 from nvflare.security.logging import secure_format_exception
 
-# The job's component that takes the place of the cellnet between job and trainer.
-PIPE_COMPONENT = "client_api_pipe"
 # So many wrong proofs end a rendezvous: somebody tries keys, and gets a new lock.
 MAX_BAD_PROOFS = 5
 # Seconds from one to the next: whoever does that for ever must leave the others time to join, and the log readable.
@@ -78,6 +76,7 @@ class AttachBackend(ClientAPIBackendSpec):
         self._puller: Optional[Puller] = None
         self._changed = threading.Condition()  # guards the session, the rendezvous file and the fault
         self._session: Optional[TrainerSession] = None  # None while the next one is being opened
+        self._newest: Optional[TrainerSession] = None  # of all sessions; it may be open, or not yet
         self._sessions = 0
         self._last_guess = -math.inf  # when wrong proofs have ended a rendezvous
         self._fault = ""  # why there will be no further session
@@ -156,10 +155,12 @@ class AttachBackend(ClientAPIBackendSpec):
         )
         with ExitStack() as undo:
             undo.callback(session.close)
+            with self._changed:
+                self._raise_fault()
+                self._newest = session
             session.open()
             with self._changed:
-                if self._fault:
-                    raise TrainerError(self._fault)
+                self._raise_fault()
                 write_bootstrap(str(self._path), content)
                 self._session = session
                 self._changed.notify_all()
@@ -168,6 +169,10 @@ class AttachBackend(ClientAPIBackendSpec):
             self._launcher.launch(lambda: session.state is SessionState.WAITING, self._give_up)
         else:
             self.logger.info(f"waiting for a trainer; to start one: {self._command()}")
+
+    def _raise_fault(self) -> None:
+        if self._fault:
+            raise TrainerError(self._fault)
 
     def _make_pipe(self) -> Tuple[Pipe, dict]:
         """Returns the job's end of a new session's pipe, and what a trainer needs to make the other end."""
@@ -246,13 +251,14 @@ class AttachBackend(ClientAPIBackendSpec):
     def finalize(self, fl_ctx: FLContext) -> None:
         with self._changed:
             self._fault = self._fault or "the job ends"
-            session = self._session
+            session, newest = self._session, self._newest
             for path in (self._path, *self._path.parent.glob(RANKS_FILES)):
                 remove(str(path))
             self._changed.notify_all()
         if session:
             session.end("the job ends")
-            session.close()
+        if newest:
+            newest.close()  # also one that is being opened: nobody waits for that any more
         if self._renewal.is_alive():
             self._renewal.join()
         if self._launcher:

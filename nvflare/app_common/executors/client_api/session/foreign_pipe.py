@@ -26,13 +26,15 @@ import json
 import os
 import threading
 from collections import deque
-from typing import Any, Optional, Tuple
+from contextlib import contextmanager
+from typing import Any, Iterator, Optional, Tuple, Type
 
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext
+from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext, TrainerError
 from nvflare.app_common.executors.client_api.session import limits
 from nvflare.app_common.executors.client_api.session.bootstrap import new_session
 from nvflare.app_common.executors.client_api.session.channel import Channel
+from nvflare.app_common.executors.client_api.session.handshake import HandshakeError
 from nvflare.app_common.executors.client_api.session.letters import CHANNEL, NO_ANSWER, Answer, Letter
 from nvflare.app_common.executors.client_api.waiting import TaskAborted, wait_until
 from nvflare.fuel.utils import fobs
@@ -42,6 +44,8 @@ from nvflare.fuel.utils.pipe.file_pipe import FilePipe
 from nvflare.fuel.utils.pipe.pipe import Message, Pipe, Topic
 from nvflare.security.logging import secure_format_exception
 
+# The job's component that takes the place of the cellnet between job and trainer.
+PIPE_COMPONENT = "client_api_pipe"
 # The two things that the pipe carries.
 _LETTER, _ANSWER = "LETTER", "ANSWER"
 
@@ -56,13 +60,28 @@ def foreign_session(context: ClientAPIBackendContext, config: dict, component: P
 
     Returns:
         The CJ's end, and what a trainer needs to join: no credentials of the site are in it.
+
+    Raises:
+        TrainerError: the component cannot be used.
     """
-    own, peers = (_describe(component, mode) for mode in (ExportMode.SELF, ExportMode.PEER))
-    return new_session(context, config, ForeignPipe, own, peers)
+    with _border(TrainerError):
+        own, peers = (_describe(component, mode) for mode in (ExportMode.SELF, ExportMode.PEER))
+        return new_session(context, config, ForeignPipe, own, peers)
+
+
+@contextmanager
+def _border(error: Type[Exception]) -> Iterator[None]:
+    """Raises an error that names the job's pipe for whatever that raises."""
+    try:
+        yield
+    except Exception as e:
+        raise error(f"component {PIPE_COMPONENT} cannot be used: {secure_format_exception(e)}") from e
 
 
 def _describe(component: Pipe, export_mode: str) -> dict:
     pipe_class, pipe_args = component.export(export_mode)
+    if isinstance(component, FilePipe) and "root_path" in pipe_args:
+        pipe_args["root_path"] = os.path.abspath(pipe_args["root_path"])  # the trainer runs in another folder
     # Through JSON at both ends alike: nvflare exports enums, and its CellPipe does not take them back.
     return {"pipe_class": pipe_class, "pipe_args": json.loads(json.dumps(pipe_args))}
 
@@ -92,13 +111,29 @@ class ForeignPipe(Channel):
         ]
 
     def open(self, name: str = "") -> None:
-        """Opens the pipe under the session's name."""
-        if isinstance(self._pipe, FilePipe):
+        """Opens the pipe under the session's name.
+
+        Raises:
+            HandshakeError: it cannot be opened, or was closed meanwhile.
+        """
+        with _border(HandshakeError):
+            if isinstance(self._pipe, FilePipe):
+                self._prepare_folder()
+            self._pipe.open(self.name)
+        with self._changed:
+            is_closed = self.gone.triggered
+            for thread in () if is_closed else self._threads:
+                thread.start()
+        if is_closed:
+            self._close_pipe()
+            raise HandshakeError(self.gone.value)
+
+    def _prepare_folder(self) -> None:
+        if self._is_trainer:
+            os.stat(os.path.join(self._pipe.root_path, self.name))  # the job's end has made it, and will remove it
+        else:
             # One that had to make its folder removes that, and with it whatever else is in there by then.
             os.makedirs(self._pipe.root_path, exist_ok=True)
-        self._pipe.open(self.name)
-        for thread in self._threads:
-            thread.start()
 
     def close(self) -> None:
         """Sends what is in line, closes the pipe and ends its threads. Idempotent."""
@@ -108,11 +143,14 @@ class ForeignPipe(Channel):
             self._changed.notify_all()
         if threads:
             self._join(threads, limits.DRAIN_TIMEOUT)
-            try:
-                self._pipe.close()
-            except Exception as e:  # the border to a job's own pipe
-                self.logger.error(f"the job's pipe did not close well: {secure_format_exception(e)}")
+            self._close_pipe()
             self._join(threads, limits.CLOSE_TIMEOUT)
+
+    def _close_pipe(self) -> None:
+        try:
+            self._pipe.close()
+        except Exception as e:  # the border to a job's own pipe
+            self.logger.error(f"the job's pipe did not close well: {secure_format_exception(e)}")
 
     def clear(self) -> None:
         self._pipe.clear()

@@ -132,7 +132,7 @@ BROAD = {
     "server/ordered_sender.py": (1, "the top of a thread"),
     "server/results.py": (1, "nvflare sends a result without this, too"),
     "session/channel.py": (3, "the top of a thread; what decodes the classes that a peer sends; who takes messages"),
-    "session/foreign_pipe.py": (1, "a pipe of the job's"),
+    "session/foreign_pipe.py": (2, "a pipe of the job's"),
     "session/private_files.py": (1, "undone"),
     "session/rendezvous.py": (1, "undone"),
 }
