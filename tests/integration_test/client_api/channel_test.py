@@ -37,12 +37,37 @@ from nvflare.app_common.executors.client_api.session.trainer_agent import Traine
 from nvflare.app_common.executors.client_api.session.trainer_pipe import TrainerPipe
 from nvflare.app_common.executors.client_api.session.trainer_session import SessionState, TrainerSession
 from nvflare.fuel.utils.constants import Mode
+from nvflare.fuel.utils.pipe.file_pipe import FilePipe
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
 from tests.integration_test.client_api.raw_trainer import context_of
 from tests.unit_test.app_common.executors.job_harness import LIMIT, make_task, model_of
 
-FILE_PIPE = "nvflare.fuel.utils.pipe.file_pipe.FilePipe"
 LEASE = {"heartbeat_interval": 0.2, "heartbeat_timeout": 2.0}
+
+
+class SlowPipe(FilePipe):
+    """Its passive end takes three heartbeats of its own, from the peer's view, to write a task and to read a result."""
+
+    heard = threading.Semaphore(0)
+
+    def send(self, msg, timeout=None):
+        self.tarry(msg)
+        return super().send(msg, timeout)
+
+    def receive(self, timeout=None):
+        msg = super().receive(timeout)
+        if msg and self.mode == Mode.ACTIVE and msg.data[0] == Topic.HEARTBEAT:
+            self.heard.release()
+        elif msg:
+            self.tarry(msg)
+        return msg
+
+    def tarry(self, msg) -> None:
+        if self.mode == Mode.PASSIVE and msg.data[0] == TASK:
+            while self.heard.acquire(blocking=False):
+                pass
+            for _ in range(3):
+                assert self.heard.acquire(timeout=LIMIT)
 
 
 @pytest.fixture(params=["cell", "pipe"])
@@ -55,8 +80,9 @@ def make(request, federation, tmp_path):
         if request.param == "cell":
             cellnet = {"root_url": federation.url, "secure_mode": False, "workspace": ""}
             return TrainerPipe(mode.value, "site-1", **cellnet, **of_session)
+        kind = {"pipe": FilePipe, "slow pipe": SlowPipe}[request.param]
         pipe_args = {"mode": mode.value, "root_path": str(tmp_path)}
-        return ForeignPipe(mode.value, FILE_PIPE, pipe_args, **of_session)
+        return ForeignPipe(mode.value, f"{kind.__module__}.{kind.__name__}", pipe_args, **of_session)
 
     return make_end
 
@@ -100,6 +126,14 @@ def join(make, session):
 
 
 @pytest.fixture
+def agent(make, session):
+    agent = TrainerAgent(make(Mode.ACTIVE))
+    agent.start()
+    yield agent
+    agent.stop()
+
+
+@pytest.fixture
 def execute(session):
     """Executes a task on a thread of its own; gives where its result, or what it raised, will be."""
     threads = []
@@ -137,6 +171,14 @@ def test_task_its_records_and_its_result(session, join, execute, records):
     assert trainer.send(Message.new_reply(TASK, Shareable({"number": 8}), request.msg_id), LIMIT)
     assert outcome.get(timeout=LIMIT)["number"] == 8
     assert session.is_idle
+
+
+@pytest.mark.parametrize("make", ["slow pipe"], indirect=True)
+def test_heartbeats_go_on_while_a_message_is_written_or_read(session, agent, execute):
+    outcome = execute(make_task())
+    agent.get_task(LIMIT)
+    assert agent.submit_result(FLModel(metrics={"number": 1}))
+    assert model_of(outcome.get(timeout=LIMIT)).metrics == {"number": 1}
 
 
 def test_message_that_the_job_cannot_use_is_refused_with_the_reason(session, join):
@@ -180,14 +222,6 @@ def test_records_wait_in_the_trainer_while_the_job_has_no_room(session, make, on
     has_room.set()
     agent.stop()
     assert [record.data["number"] for record in records] == [0, 1, 2]
-
-
-@pytest.fixture
-def agent(make, session):
-    agent = TrainerAgent(make(Mode.ACTIVE))
-    agent.start()
-    yield agent
-    agent.stop()
 
 
 def test_result_that_the_job_refuses_leaves_the_task_to_another_one(session, agent, execute):

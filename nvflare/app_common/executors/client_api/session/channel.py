@@ -107,7 +107,7 @@ class Channel(Pipe):
         self._taking = {topic: threading.Lock() for topic in (METRICS, PIECE, TASK)}
         self._refused = OrderedDict()  # why a message was, by its seal: it may be sent again
         self._seals: Optional[Seals] = None  # once the session has begun
-        self._next_beat = float("inf")
+        self._next_look = float("inf")
 
     # What the kinds of channels differ in
 
@@ -290,20 +290,23 @@ class Channel(Pipe):
 
     def watch(self) -> None:
         """Begins to send heartbeats, and to notice that those of the peer do not come."""
-        self.last_heard = self._next_beat = time.monotonic()
+        self.last_heard = self._next_look = time.monotonic()
 
-    def _keep_alive(self) -> float:
-        """Does what is due; returns the seconds until there is something to do again."""
-        now = time.monotonic()
-        late = now - self._next_beat
-        if late < 0:
-            return -late
-        self._next_beat = now + self.heartbeat_interval
+    def _beat(self) -> None:
+        """Sends a heartbeat."""
         if self._seals:
             self._tell(self._sealed(Message.new_request(Topic.HEARTBEAT, ""), ""))
+
+    def _look(self) -> float:
+        """Judges the silence of the peer, if that is due; returns the seconds until it is due again."""
+        now = time.monotonic()
+        late = now - self._next_look
+        if late < 0:
+            return -late
+        self._next_look = now + self.heartbeat_interval
         if late > self.heartbeat_interval:
-            # This thread woke much later than it asked for: the whole process stood still (a C call that held the GIL,
-            # or SIGSTOP), its network threads with it, and the silence in that time says nothing about the peer.
+            # This thread comes much later than it asked for: it was reading, or the whole process stood still (a C call
+            # that held the GIL, or SIGSTOP), its network threads with it, and that silence tells nothing of the peer.
             self.last_heard = min(now, self.last_heard + late)
         heard = self.last_heard
         silence = now - heard

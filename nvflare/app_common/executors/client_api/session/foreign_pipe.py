@@ -19,7 +19,8 @@ a shared folder. All that the pipe carries is letters and their answers, whateve
 its own, made anew from what the component exports, under a name with the session's random token.
 
 Threads: one reads, and one sends whatever is in line, because a foreign `send` may block until the peer has read, and
-cannot be woken. The reader never sends, or two readers would wait for each other.
+cannot be woken. The reader never sends, or two readers would wait for each other. Heartbeats have a third one, for they
+go on while a large model is written or read: that a `send` may overlap another nvflare's own PipeHandler expects, too.
 """
 
 import json
@@ -109,6 +110,7 @@ class ForeignPipe(Channel):
             threading.Thread(target=self._run, args=(self._read_all,), name="client_api_reader", daemon=True),
             threading.Thread(target=self._run, args=(self._send_all,), name="client_api_sender", daemon=True),
         ]
+        self._pulse = threading.Thread(target=self._run, args=(self._live,), name="client_api_pulse", daemon=True)
 
     def open(self, name: str = "") -> None:
         """Opens the pipe under the session's name.
@@ -135,6 +137,15 @@ class ForeignPipe(Channel):
             # One that had to make its folder removes that, and with it whatever else is in there by then.
             os.makedirs(self._pipe.root_path, exist_ok=True)
 
+    def watch(self) -> None:
+        super().watch()
+        self._pulse.start()
+
+    def _live(self) -> None:
+        while not self.gone.triggered:
+            self._beat()
+            self.gone.wait(self.heartbeat_interval)
+
     def close(self) -> None:
         """Sends what is in line, closes the pipe and ends its threads. Idempotent."""
         self.gone.trigger("the pipe is closed")
@@ -144,7 +155,7 @@ class ForeignPipe(Channel):
         if threads:
             self._join(threads, limits.DRAIN_TIMEOUT)
             self._close_pipe()
-            self._join(threads, limits.CLOSE_TIMEOUT)
+            self._join((*threads, self._pulse), limits.CLOSE_TIMEOUT)
 
     def _close_pipe(self) -> None:
         try:
@@ -178,9 +189,7 @@ class ForeignPipe(Channel):
             return self._answers.pop(msg.msg_id) or NO_ANSWER
 
     def _tell(self, letter: Letter) -> None:
-        with self._changed:
-            if not self._outbox:  # else something waits for being read, and shows as much
-                self._put_in_line(Message.new_request(_LETTER, list(letter)))
+        self._pipe.send(Message.new_request(_LETTER, list(letter)))
 
     def _put_in_line(self, msg: Message, timeout: Optional[float] = None) -> None:
         with self._changed:
@@ -195,7 +204,7 @@ class ForeignPipe(Channel):
 
     def _read_all(self) -> None:
         while not self.gone.triggered:
-            msg = self._read(min(limits.READ_SLICE, self._keep_alive()))
+            msg = self._read(min(limits.READ_SLICE, self._look()))
             if msg and msg.topic == _ANSWER:
                 self._note_answer(msg.req_id, _answer_in(msg))
             elif msg and msg.topic == _LETTER:

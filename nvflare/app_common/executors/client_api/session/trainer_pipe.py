@@ -91,7 +91,7 @@ class TrainerPipe(Channel, CellPipe):
             _use_few_threads(self.cell)
         self.exchange = Exchange()
         self._connections = PromptConnections(self.cell)
-        self._pulse = threading.Thread(target=self._run, args=(self._beat,), name="client_api_pulse", daemon=True)
+        self._pulse = threading.Thread(target=self._run, args=(self._live,), name="client_api_pulse", daemon=True)
 
     @property
     def way(self) -> str:
@@ -114,9 +114,10 @@ class TrainerPipe(Channel, CellPipe):
         super().watch()
         self._pulse.start()
 
-    def _beat(self) -> None:
-        while not self.gone.wait(self._keep_alive()):
-            pass
+    def _live(self) -> None:
+        while not self.gone.triggered:
+            self._beat()
+            self.gone.wait(self._look())
 
     def close(self) -> None:
         self.gone.trigger("the pipe is closed")
