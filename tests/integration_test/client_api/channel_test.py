@@ -14,6 +14,7 @@
 
 """The contract of a channel, over a cell and over a job's own pipe alike: who joins, what arrives, and how it ends."""
 
+import os
 import queue
 import socket
 import threading
@@ -29,6 +30,7 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.executors.client_api.arrays import cells
 from nvflare.app_common.executors.client_api.backend_spec import TrainerError
+from nvflare.app_common.executors.client_api.session import limits
 from nvflare.app_common.executors.client_api.session.channel import Channel
 from nvflare.app_common.executors.client_api.session.foreign_pipe import ForeignPipe
 from nvflare.app_common.executors.client_api.session.handshake import HandshakeError, new_session_keys
@@ -36,6 +38,7 @@ from nvflare.app_common.executors.client_api.session.letters import METRICS, TAS
 from nvflare.app_common.executors.client_api.session.trainer_agent import TrainerAgent
 from nvflare.app_common.executors.client_api.session.trainer_pipe import TrainerPipe
 from nvflare.app_common.executors.client_api.session.trainer_session import SessionState, TrainerSession
+from nvflare.client.flare_agent import AgentClosed
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.pipe.file_pipe import FilePipe
 from nvflare.fuel.utils.pipe.pipe import Message, Topic
@@ -70,6 +73,17 @@ class SlowPipe(FilePipe):
                 assert self.heard.acquire(timeout=LIMIT)
 
 
+class LaggingPipe(FilePipe):
+    """Its active end sees a message when it looks for the fourth time, as in a folder whose listing is old."""
+
+    looks = 0
+
+    def receive(self, timeout=None):
+        if self.mode == Mode.ACTIVE and os.listdir(self.x_path):
+            self.looks = (self.looks + 1) % 4
+        return None if self.looks else super().receive(timeout)
+
+
 @pytest.fixture(params=["cell", "pipe"])
 def make(request, federation, tmp_path):
     """Makes an end of a session's channel."""
@@ -80,7 +94,7 @@ def make(request, federation, tmp_path):
         if request.param == "cell":
             cellnet = {"root_url": federation.url, "secure_mode": False, "workspace": ""}
             return TrainerPipe(mode.value, "site-1", **cellnet, **of_session)
-        kind = {"pipe": FilePipe, "slow pipe": SlowPipe}[request.param]
+        kind = {"pipe": FilePipe, "slow pipe": SlowPipe, "lagging pipe": LaggingPipe}[request.param]
         pipe_args = {"mode": mode.value, "root_path": str(tmp_path)}
         return ForeignPipe(mode.value, f"{kind.__module__}.{kind.__name__}", pipe_args, **of_session)
 
@@ -179,6 +193,23 @@ def test_heartbeats_go_on_while_a_message_is_written_or_read(session, agent, exe
     agent.get_task(LIMIT)
     assert agent.submit_result(FLModel(metrics={"number": 1}))
     assert model_of(outcome.get(timeout=LIMIT)).metrics == {"number": 1}
+
+
+@pytest.mark.parametrize("make", ["lagging pipe"], indirect=True)
+def test_end_is_told_over_a_pipe_that_lags(session, agent, execute, monkeypatch):
+    outcome = execute(make_task())
+    agent.get_task(LIMIT)
+    assert agent.submit_result(FLModel(metrics={"number": 1}))
+    outcome.get(timeout=LIMIT)
+    assert session.pipe.patience > 0.5  # three times two pauses between looks, at least
+    monkeypatch.setattr(ForeignPipe, "patience", LIMIT)
+    for name in ("END_TIMEOUT", "DRAIN_TIMEOUT"):
+        monkeypatch.setattr(limits, name, 0.01)
+    session.end("the job ends")
+    session.close()
+    with pytest.raises(AgentClosed, match="the job ends"):
+        agent.get_task(LIMIT)
+    assert not agent.is_job_lost
 
 
 def test_message_that_the_job_cannot_use_is_refused_with_the_reason(session, join):

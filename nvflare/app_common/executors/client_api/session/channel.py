@@ -63,6 +63,8 @@ class Channel(Pipe):
     ack_timeout: Optional[float] = None
     # How large arrays are handed over.
     way = "inside of messages"
+    # Seconds that a message and its answer may need beyond what they do over a network.
+    patience = 0.0
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ go on while a large model is written or read: that a `send` may overlap another 
 import json
 import os
 import threading
+import time
 from collections import deque
 from contextlib import contextmanager
 from typing import Any, Iterator, Optional, Tuple, Type
@@ -103,6 +104,7 @@ class ForeignPipe(Channel):
         super().__init__(mode=mode, **of_session)
         self.name = self.peer = f"{CHANNEL}_{token}"  # both ends have one name
         self._pipe: Pipe = load_class(pipe_class)(**pipe_args)
+        self._slowest = 0.0  # seconds until the pipe has sent a message, which may mean until the peer has read it
         self._changed = threading.Condition()  # guards what follows
         self._outbox = deque()  # messages of the pipe, each with the seconds in which it must have been read, or None
         self._answers = {}  # by the id of the message with the letter; None while it is awaited
@@ -111,6 +113,11 @@ class ForeignPipe(Channel):
             threading.Thread(target=self._run, args=(self._send_all,), name="client_api_sender", daemon=True),
         ]
         self._pulse = threading.Thread(target=self._run, args=(self._live,), name="client_api_pulse", daemon=True)
+
+    @property
+    def patience(self) -> float:
+        """For the way there and back, over a shared folder whose listing may be seconds old."""
+        return min(3 * self._slowest, limits.LONGEST_PATIENCE)
 
     def open(self, name: str = "") -> None:
         """Opens the pipe under the session's name.
@@ -148,12 +155,13 @@ class ForeignPipe(Channel):
 
     def close(self) -> None:
         """Sends what is in line, closes the pipe and ends its threads. Idempotent."""
+        patience = 0.0 if self.gone.triggered else self.patience
         self.gone.trigger("the pipe is closed")
         with self._changed:
             threads, self._threads = self._threads, []
             self._changed.notify_all()
         if threads:
-            self._join(threads, limits.DRAIN_TIMEOUT)
+            self._join(threads, limits.DRAIN_TIMEOUT + patience)
             self._close_pipe()
             self._join((*threads, self._pulse), limits.CLOSE_TIMEOUT)
 
@@ -189,7 +197,7 @@ class ForeignPipe(Channel):
             return self._answers.pop(msg.msg_id) or NO_ANSWER
 
     def _tell(self, letter: Letter) -> None:
-        self._pipe.send(Message.new_request(_LETTER, list(letter)))
+        self._send_over_pipe(Message.new_request(_LETTER, list(letter)))
 
     def _put_in_line(self, msg: Message, timeout: Optional[float] = None) -> None:
         with self._changed:
@@ -221,11 +229,17 @@ class ForeignPipe(Channel):
                     return
                 msg, timeout = self._outbox.popleft()
             # A FilePipe measures by the wall clock, which may have been set forward: only what may be late has a limit.
-            while not self._pipe.send(msg, timeout):
+            while not self._send_over_pipe(msg, timeout):
                 if timeout is not None:
                     self._note_answer(msg.msg_id, NO_ANSWER)
                 if timeout is not None or self.gone.wait(limits.RETRY_PAUSE):
                     break
+
+    def _send_over_pipe(self, msg: Message, timeout: Optional[float] = None) -> bool:
+        started = time.monotonic()
+        is_sent = self._pipe.send(msg, timeout)
+        self._slowest = max(self._slowest, time.monotonic() - started)
+        return is_sent
 
     def _read(self, timeout: float) -> Optional[Message]:
         if not isinstance(self._pipe, FilePipe):

@@ -47,6 +47,8 @@ END_TIMEOUT = 1.5
 GOODBYE_TIMEOUT = 1.0
 # In which what is in line for a job's own pipe is sent at the end: the peer may read no more.
 DRAIN_TIMEOUT = 0.5
+# A pipe that was slow before gets so much more of each of them, at most.
+LONGEST_PATIENCE = 10.0
 # In which a thread that was told to end must have done so; it is left alone then.
 CLOSE_TIMEOUT = 1.0
 

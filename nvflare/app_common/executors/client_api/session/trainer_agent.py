@@ -176,16 +176,20 @@ class TrainerAgent(FlareAgentWithFLModel):
             self.logger.warning(f"{dropped} log records did not reach the job")
         untaken = None if self.asked_to_stop else self.pipe.receive(0)
         if untaken:
-            self.pipe.send(Message.new_reply(TASK, UNTAKEN, untaken.msg_id), limits.GOODBYE_TIMEOUT)
+            self.pipe.send(Message.new_reply(TASK, UNTAKEN, untaken.msg_id), self._goodbye_timeout)
         # The end of a process that the job watches tells more than a word of it, and an exception is about to be one.
         is_seen = not self.pipe.is_attached and (is_exit or sys.exc_info()[0] is not None)
         if not self.asked_to_stop and not is_seen:
             # Without a word the job would notice only by the missing heartbeats.
             with suppress(MessageRefused):  # the job has another trainer now
-                self.pipe.send(Message.new_request(Topic.END, reason), limits.GOODBYE_TIMEOUT)
+                self.pipe.send(Message.new_request(Topic.END, reason), self._goodbye_timeout)
         self.asked_to_stop = True
         self.pipe.inbox.put(None)
         self.pipe.close()
+
+    @property
+    def _goodbye_timeout(self) -> float:
+        return limits.GOODBYE_TIMEOUT + self.pipe.patience
 
     def get_task(self, timeout: Optional[float] = None) -> Optional[Task]:
         """Waits (`timeout` in seconds; None: no limit) for the next task; see FlareAgent.get_task.
@@ -248,7 +252,7 @@ class TrainerAgent(FlareAgentWithFLModel):
             try:
                 # A job that has told the end takes what is logged until it closes its end of the channel.
                 return self.pipe.send(message, abort_signal=self._end) or (
-                    self._end.triggered and self.pipe.send(message, limits.GOODBYE_TIMEOUT)
+                    self._end.triggered and self.pipe.send(message, self._goodbye_timeout)
                 )
             except MessageRefused as e:
                 if str(e) != NO_ROOM:

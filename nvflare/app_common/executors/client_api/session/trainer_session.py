@@ -224,7 +224,7 @@ class TrainerSession(TaskExchanger):
     def end(self, reason: str) -> None:
         """Tells the trainer that there is no more task: its `flare.is_running()` is then false."""
         if self._move(SessionState.CLOSING, reason, cause=reason) and self.trainer:
-            self.pipe.send(Message.new_request(Topic.END, reason), limits.END_TIMEOUT)
+            self.pipe.send(Message.new_request(Topic.END, reason), limits.END_TIMEOUT + self.pipe.patience)
 
     def lose(self, cause: str) -> None:
         """Ends the session because its trainer is gone; what the trainer had sent before still counts."""
