@@ -16,7 +16,6 @@
 
 import os
 import queue
-import socket
 import threading
 from contextlib import ExitStack
 from types import SimpleNamespace
@@ -28,7 +27,6 @@ from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.fl_model import FLModel
-from nvflare.app_common.executors.client_api.arrays import cells
 from nvflare.app_common.executors.client_api.backend_spec import TrainerError
 from nvflare.app_common.executors.client_api.session import limits
 from nvflare.app_common.executors.client_api.session.channel import Channel
@@ -300,27 +298,6 @@ def test_task_whose_cell_is_closed_while_it_is_sent(session, join, execute):
 
     cell.send_request = close_and_send
     assert execute().get(timeout=LIMIT) == "the trainer has left"
-
-
-@pytest.mark.parametrize("make", ["cell"], indirect=True)
-def test_close_frees_who_waits_for_a_connection(make, federation, monkeypatch):
-    monkeypatch.setattr(cells, "CONNECT_TIMEOUT", 10 * LIMIT)
-    with socket.create_server(("localhost", 0)) as silent:
-        monkeypatch.setattr(federation, "url", f"tcp://localhost:{silent.getsockname()[1]}")
-        end, outcome = make(Mode.PASSIVE), queue.Queue()
-
-        def open_end() -> None:
-            try:
-                end.open()
-            except HandshakeError as e:
-                outcome.put(str(e))
-
-        thread = threading.Thread(target=open_end)
-        thread.start()
-        with silent.accept()[0]:
-            end.close()
-            assert "was not connected" in outcome.get(timeout=LIMIT)
-            thread.join(LIMIT)
 
 
 def test_end_while_a_trainer_joins(session, join):

@@ -16,7 +16,6 @@
 
 import json
 import signal
-import threading
 
 import pytest
 
@@ -28,7 +27,6 @@ from nvflare.app_common.executors.client_api.session.handshake import HandshakeE
 from nvflare.app_common.executors.client_api.session.trainer_agent import trainer_end
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.pipe.file_pipe import FilePipe
-from nvflare.fuel.utils.pipe.pipe import Message, Topic
 from tests.integration_test.client_api.attach_harness import (
     SHORT_LEASE,
     assert_works,
@@ -39,7 +37,7 @@ from tests.integration_test.client_api.attach_harness import (
 )
 from tests.integration_test.client_api.external_jobs import SENDS_UNKNOWN_CLASS
 from tests.unit_test.app_common.executors.client_api.process_watch import WITH_PROCESSES
-from tests.unit_test.app_common.executors.job_harness import LARGE, LIMIT, SMALL, assert_failed, make_task
+from tests.unit_test.app_common.executors.job_harness import LARGE, SMALL, assert_failed, make_task
 
 pytestmark = WITH_PROCESSES
 
@@ -48,24 +46,6 @@ class BadlyClosing(FilePipe):
     def close(self):
         super().close()
         raise OSError("not connected")
-
-
-class Hanging(FilePipe):
-    """Whose second session opens once it is closed."""
-
-    first, hangs, is_closed = threading.Semaphore(), threading.Event(), threading.Event()
-    was_closed = False
-
-    def open(self, name):
-        if self.mode == Mode.PASSIVE and not self.first.acquire(blocking=False):
-            self.hangs.set()
-            Hanging.was_closed = self.is_closed.wait(LIMIT)
-        super().open(name)
-
-    def close(self):
-        super().close()
-        if self.hangs.is_set():
-            self.is_closed.set()
 
 
 class TestForeignPipe:
@@ -172,17 +152,6 @@ class TestForeignPipe:
         yield make
         for end in ends:
             end.close()
-
-    def test_end_of_the_job_does_not_wait_for_a_session_that_is_being_opened(self, job, folder, end_of_trainer):
-        self.start(job, folder, Hanging, allow_reconnect=True)
-        end = end_of_trainer()
-        end.open()
-        end.greet()
-        end.send(Message.new_request(Topic.END, "the trainer has left"), LIMIT)
-        assert Hanging.hangs.wait(LIMIT)
-        job.end()
-        assert Hanging.was_closed
-        assert list(folder.rglob("*")) == []
 
     def test_folder_is_found_wherever_the_trainer_runs(self, job, trainers, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

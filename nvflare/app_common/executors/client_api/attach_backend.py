@@ -76,7 +76,6 @@ class AttachBackend(ClientAPIBackendSpec):
         self._puller: Optional[Puller] = None
         self._changed = threading.Condition()  # guards the session, the rendezvous file and the fault
         self._session: Optional[TrainerSession] = None  # None while the next one is being opened
-        self._newest: Optional[TrainerSession] = None  # of all sessions; it may be open, or not yet
         self._sessions = 0
         self._last_guess = -math.inf  # when wrong proofs have ended a rendezvous
         self._fault = ""  # why there will be no further session
@@ -155,12 +154,10 @@ class AttachBackend(ClientAPIBackendSpec):
         )
         with ExitStack() as undo:
             undo.callback(session.close)
-            with self._changed:
-                self._raise_fault()
-                self._newest = session
             session.open()
             with self._changed:
-                self._raise_fault()
+                if self._fault:
+                    raise TrainerError(self._fault)
                 write_bootstrap(str(self._path), content)
                 self._session = session
                 self._changed.notify_all()
@@ -169,10 +166,6 @@ class AttachBackend(ClientAPIBackendSpec):
             self._launcher.launch(lambda: session.state is SessionState.WAITING, self._give_up)
         else:
             self.logger.info(f"waiting for a trainer; to start one: {self._command()}")
-
-    def _raise_fault(self) -> None:
-        if self._fault:
-            raise TrainerError(self._fault)
 
     def _make_pipe(self) -> Tuple[Pipe, dict]:
         """Returns the job's end of a new session's pipe, and what a trainer needs to make the other end."""
@@ -251,15 +244,16 @@ class AttachBackend(ClientAPIBackendSpec):
     def finalize(self, fl_ctx: FLContext) -> None:
         with self._changed:
             self._fault = self._fault or "the job ends"
-            session, newest = self._session, self._newest
+            session = self._session
             for path in (self._path, *self._path.parent.glob(RANKS_FILES)):
                 remove(str(path))
             self._changed.notify_all()
         if session:
             session.end("the job ends")
-        if newest:
-            newest.close()  # also one that is being opened: nobody waits for that any more
+            session.close()
         if self._renewal.is_alive():
+            # A session that is being opened comes to its end by itself: closing a cell of nvflare's that is about to
+            # connect may take for ever.
             self._renewal.join()
         if self._launcher:
             self._launcher.close(knows_the_end=bool(session and session.trainer))

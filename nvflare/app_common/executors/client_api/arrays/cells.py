@@ -19,7 +19,7 @@ import socket
 import threading
 import time
 from functools import partial
-from typing import Callable, Dict, Optional
+from typing import Callable, Dict
 
 from nvflare.apis.fl_constant import ConnPropKey
 from nvflare.apis.fl_context import FLContext
@@ -125,23 +125,17 @@ def _forget_what_was_sent(cell: Cell) -> None:
     cell.byte_streamer.send = send_and_forget
 
 
-def connect(cell: Cell, start: Callable[[], None], connections: Optional["PromptConnections"] = None) -> None:
+def connect(cell: Cell, start: Callable[[], None]) -> None:
     """Starts a cell and waits until it is connected, at both ends: a message that is sent earlier would be lost.
 
-    Args:
-        cell: the cell.
-        start: starts it.
-        connections: the cell's, by which another thread can give up.
-
     Raises:
-        NotConnected: not within CONNECT_TIMEOUT seconds, or somebody has given up.
+        NotConnected: not within CONNECT_TIMEOUT seconds.
     """
-    connections = connections or PromptConnections(cell)
+    connections = PromptConnections(cell)
     cell.core_cell.communicator.register_monitor(connections)
     deadline = time.monotonic() + CONNECT_TIMEOUT
     start()
-    connections.connected.wait(CONNECT_TIMEOUT)
-    if not connections.peer or not _is_known(cell, connections.peer, deadline):
+    if not connections.connected.wait(CONNECT_TIMEOUT) or not _is_known(cell, connections.peer, deadline):
         raise NotConnected(f"cell {cell.get_fqcn()} was not connected in {CONNECT_TIMEOUT} s")
 
 
@@ -185,10 +179,6 @@ class PromptConnections(EndpointMonitor):
         self.connected = threading.Event()
         self.peer = ""  # once it is
         self._manager = cell.core_cell.communicator.conn_manager
-
-    def give_up(self) -> None:
-        """Has nobody wait for a connection any more."""
-        self.connected.set()
 
     def state_change(self, endpoint: Endpoint) -> None:
         if endpoint.state == EndpointState.READY:

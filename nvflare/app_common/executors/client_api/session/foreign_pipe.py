@@ -123,19 +123,14 @@ class ForeignPipe(Channel):
         """Opens the pipe under the session's name.
 
         Raises:
-            HandshakeError: it cannot be opened, or was closed meanwhile.
+            HandshakeError: it cannot be opened.
         """
         with _border(HandshakeError):
             if isinstance(self._pipe, FilePipe):
                 self._prepare_folder()
             self._pipe.open(self.name)
-        with self._changed:
-            is_closed = self.gone.triggered
-            for thread in () if is_closed else self._threads:
-                thread.start()
-        if is_closed:
-            self._close_pipe()
-            raise HandshakeError(self.gone.value)
+        for thread in self._threads:
+            thread.start()
 
     def _prepare_folder(self) -> None:
         if self._is_trainer:
@@ -162,14 +157,11 @@ class ForeignPipe(Channel):
             self._changed.notify_all()
         if threads:
             self._join(threads, limits.DRAIN_TIMEOUT + patience)
-            self._close_pipe()
+            try:
+                self._pipe.close()
+            except Exception as e:  # the border to a job's own pipe
+                self.logger.error(f"the job's pipe did not close well: {secure_format_exception(e)}")
             self._join((*threads, self._pulse), limits.CLOSE_TIMEOUT)
-
-    def _close_pipe(self) -> None:
-        try:
-            self._pipe.close()
-        except Exception as e:  # the border to a job's own pipe
-            self.logger.error(f"the job's pipe did not close well: {secure_format_exception(e)}")
 
     def clear(self) -> None:
         self._pipe.clear()

@@ -28,7 +28,7 @@ from functools import partial
 from typing import Any, Optional
 
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.arrays.cells import NotConnected, PromptConnections, connect, forget_cell
+from nvflare.app_common.executors.client_api.arrays.cells import NotConnected, connect, forget_cell
 from nvflare.app_common.executors.client_api.arrays.exchange import Exchange, Packed
 from nvflare.app_common.executors.client_api.session import limits
 from nvflare.app_common.executors.client_api.session.channel import Channel
@@ -90,7 +90,6 @@ class TrainerPipe(Channel, CellPipe):
             self.peer = self.peer_fqcn.replace(unique, token)
             _use_few_threads(self.cell)
         self.exchange = Exchange()
-        self._connections = PromptConnections(self.cell)
         self._pulse = threading.Thread(target=self._run, args=(self._live,), name="client_api_pulse", daemon=True)
 
     @property
@@ -106,7 +105,7 @@ class TrainerPipe(Channel, CellPipe):
         if self._is_trainer:
             _load_only_tcp_driver(self.root_url)
         try:
-            connect(self.cell, partial(super().open, name), self._connections)
+            connect(self.cell, partial(super().open, name))
         except NotConnected as e:
             raise HandshakeError(str(e)) from e
 
@@ -121,7 +120,6 @@ class TrainerPipe(Channel, CellPipe):
 
     def close(self) -> None:
         self.gone.trigger("the pipe is closed")
-        self._connections.give_up()
         super().close()
         # nvflare has told its own thread for heartbeats to end, and does not wait for that.
         own = self.cell.core_cell.communicator.conn_manager.heartbeat_monitor
