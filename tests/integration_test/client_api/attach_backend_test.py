@@ -87,6 +87,9 @@ class TestAttach(BackendContract):
     @pytest.mark.parametrize("phase", PHASES[1:3])
     def test_script_that_returns_fails_the_task_with_the_cause(self, job, phase):
         super().test_script_that_returns_fails_the_task_with_the_cause(job, phase)
+        had_task = phase == "before_send"
+        assert self.trainer.exit_code() == (ExitCode.FAILED if had_task else ExitCode.ENDED)
+        assert ("the script has left a task without a result" in self.trainer.output.text()) == had_task
 
     @pytest.mark.parametrize("phase", PHASES[1:3])
     @pytest.mark.parametrize("code", [0, 3])

@@ -19,9 +19,9 @@
 
 A notebook or a service calls `wait_for()` and passes what it returns to `flare.init(config_file=...)`.
 
-Exit codes: 0 the job or the script ended well, 1 the script failed, 2 wrong usage, 3 there was no job to attach to,
-4 the file by which trainer and job meet (the rendezvous) was refused, 5 the job rejected this trainer, 6 the job was
-lost, 7 the job could not be reached, 130 interrupted, 143 terminated.
+Exit codes: 0 the job or the script ended well, 1 the script failed or left a task without a result, 2 wrong usage, 3
+there was no job, 4 the only file by which trainer and job could meet (the rendezvous) was refused, 5 the job rejected
+this trainer, 6 the job was lost, 7 it could not be reached, 130 interrupted, 143 terminated.
 """
 
 import argparse
@@ -193,9 +193,12 @@ def _run_script(path: str, argv: List[str], config_file: str) -> int:
     api_context.DEFAULT_CONFIG = config_file
     sys.argv, sys.path[0] = argv[:], os.path.dirname(path)
     code, how = _outcome_of(path)
-    has_joined, is_lost = _leave(clip_cause(f"the script {argv[0]} has ended: {how}"))
+    has_joined, is_lost, is_owing = _leave(clip_cause(f"the script {argv[0]} has ended: {how}"))
     if is_lost:
         _say("the job was lost")
+    elif is_owing and code == ExitCode.ENDED:
+        code = ExitCode.FAILED
+        _say("the script has left a task without a result")
     elif code == ExitCode.FAILED and not has_joined and not os.path.exists(config_file):
         is_lost = True
         _say("the job had ended, or got another trainer, before the script called flare.init()")
@@ -238,18 +241,15 @@ def _let_go() -> None:
 os.register_at_fork(after_in_child=_let_go)
 
 
-def _leave(reason: str) -> Tuple[bool, bool]:
-    """Leaves the session, and has the next `flare.init()` make a new one.
-
-    Returns:
-        Whether there was one, and whether its job was lost.
-    """
+def _leave(reason: str) -> Tuple[bool, bool, bool]:
+    """Leaves the session; tells whether there was one, its job was lost, and a task is left without a result."""
     apis = [context.api for context in owner_process.forget_contexts(_is_of_claim)]
     agents = [api.flare_agent for api in apis if getattr(api, "flare_agent", None)]  # only rank 0 has one
     is_lost = any(agent.is_job_lost for agent in agents)
+    is_owing = any(agent.current_task and not agent.asked_to_stop for agent in agents)
     for agent in agents:
         agent.stop(reason)
-    return bool(apis), is_lost
+    return bool(apis), is_lost, is_owing
 
 
 def _is_of_claim(context) -> bool:
@@ -315,7 +315,9 @@ def _parse(argv: Optional[List[str]]):
         description="Attaches a training script to a job whose executor runs in mode attach.",
         epilog=__doc__.split("\n\n")[-1],
     )
-    parser.add_argument("--workspace", required=True, help="the site's workspace, or one above it; no links below")
+    parser.add_argument(
+        "--workspace", required=True, help="the site's workspace folder, or one above it; links are not followed"
+    )
     parser.add_argument("--job", help="attach to this job only (its id)")
     parser.add_argument("--site", help="attach to this site only (its name)")
     parser.add_argument("--wait", type=_seconds, help="give up after so many seconds without a job (default: never)")

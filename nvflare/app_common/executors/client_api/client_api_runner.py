@@ -160,6 +160,7 @@ class ClientAPIRunner:
             sites: where; if there are none, wherever the recipe has one.
 
         Raises:
+            TypeError: a site is no string.
             ValueError: there is no such runner, or more than one, or other formats than the server is made for.
         """
         job = recipe if isinstance(recipe, FedJob) else recipe.job

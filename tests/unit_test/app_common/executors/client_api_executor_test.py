@@ -35,6 +35,7 @@ from nvflare.app_common.executors.client_api_executor import (
     ClientAPIExecutor,
     ExecutionMode,
 )
+from nvflare.fuel.common.excepts import ConfigError
 from nvflare.fuel.utils.config_service import ConfigService
 from nvflare.job_config.api import FedJob
 from nvflare.private.fed.client.client_json_config import ClientJsonConfigurator
@@ -385,3 +386,18 @@ class TestExport:
 
     def test_every_argument_is_exported_in_some_mode(self):
         assert {name for name, _ in MEANINGFUL} == set(RULES)
+
+    @pytest.mark.parametrize(
+        "args, what",
+        [
+            ({"launchonce": True}, "launchonce"),
+            ({}, "exception: .*command"),
+            ({"command": 5}, "command must be a string"),
+        ],
+    )
+    def test_what_is_wrong_in_a_config_is_told_by_its_reader(self, job, args, what):
+        executor = {"path": "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor"}
+        executor["args"] = {"execution_mode": "external_process", **args}
+        config = {"format_version": 2, "executors": [{"tasks": ["train"], "executor": executor}]}
+        with pytest.raises(ConfigError, match=rf"Error processing '.*config_fed_client.json' in element .*{what}"):
+            job.read_config("config_fed_client.json", json.dumps({**config, "components": []}))

@@ -363,6 +363,10 @@ class TestInARecipe:
         runner = ClientAPIRunner("train.py", framework=NUMPY)
         with pytest.raises(ValueError, match="no runner of nvflare's to replace at site-9"):
             runner.replace_in(recipe(launch_external_process=True), "site-9")
+        with pytest.raises(ValueError, match="name no site to replace the one of all"):
+            runner.replace_in(recipe(launch_external_process=True), "site-1")
+        with pytest.raises(TypeError, match=r"sites must be names, .* one is \['site-1'\]"):
+            runner.replace_in(recipe(launch_external_process=True), ["site-1"])
         old = recipe()
         runner.replace_in(old)
         with pytest.raises(ValueError, match="no runner of nvflare's to replace at any site"):
