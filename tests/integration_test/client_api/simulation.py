@@ -170,7 +170,7 @@ NOISE = re.compile(
     # once comes too early, is lost, and is sent again by whoever waits for it.
     r"Error processing frame: AttributeError: 'NoneType' object has no attribute 'endpoint'"
     # Its client runner asks again after a second, and then has two answers.
-    r"|Receiving unknown req_id=.*__sync_runner__"
+    r"|Receiving unknown req_id=.*(?:__sync_runner__|server_command:get_task)"
     r"|Failed to get_task from \S+\. Will try it again"
 )
 
