@@ -35,10 +35,8 @@ from tests.integration_test.client_api.cell_server import GET_TASK, SERVER, SUBM
 from tests.unit_test.app_common.executors.job_harness import LIMIT, await_listener, free_port, stop_cell, warm_up_pools
 
 SERVER_SCRIPT = Path(__file__).with_name("cell_server.py")
-# More of them than a test needs at a time.
 # A site's setting (seconds): how long one request of a pull waits for an answer; by default for ten minutes.
 PULL_REQUEST_TIMEOUT = "NVFLARE_NP_STREAMING_PER_REQUEST_TIMEOUT"
-# Seconds in which one process must have reached another.
 
 
 class NoAnswer(Exception):
