@@ -29,6 +29,7 @@ from tests.integration_test.client_api.attach_harness import Trainer, attach_com
 from tests.integration_test.client_api.cell_harness import Federation, warm_up
 from tests.unit_test.app_common.executors.client_api.process_watch import MARKER, marked_pids, wait_gone
 from tests.unit_test.app_common.executors.conftest import (  # noqa: F401 - what every test has
+    WATCHDOG_TIMEOUT,
     cellnet,
     client_config,
     empty_folder,
@@ -46,10 +47,18 @@ from tests.unit_test.app_common.executors.job_harness import LIMIT, PROJECT, SIT
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Side by side, those come first that may take long, as their watchdogs say: whatever is last runs alone."""
-    folder = Path(__file__).parent
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: -watchdog_limit(item) if folder in item.path.parents else 0)
+    """Side by side, files with jobs, which mostly wait, alternate with files that keep a core busy.
+
+    Those with jobs have a watchdog of their own, and those come first that may take longest: whatever is last runs alone.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    here = Path(__file__).parent
+    limits = {item.path: watchdog_limit(item) if here in item.path.parents else 0 for item in items}
+    files = sorted(limits, key=limits.get, reverse=True)
+    with_jobs = [file for file in files if limits[file] > WATCHDOG_TIMEOUT]
+    rank = {file: number for group in (with_jobs, files[len(with_jobs) :]) for number, file in enumerate(group)}
+    items.sort(key=lambda item: rank[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ def nothing_left(watchdog):
     """The federation's own proof takes the place of this one."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # its end takes a while, in which other tests may run
 def federation(tmp_path_factory):
     """Two sites, for tests that do not ask for a special one; who breaks something repairs it."""
     with Federation(tmp_path_factory.mktemp("federation"), sites=2) as federation:
