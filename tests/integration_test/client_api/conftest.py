@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import uuid
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -49,13 +50,15 @@ from tests.unit_test.app_common.executors.job_harness import LIMIT, PROJECT, SIT
 def pytest_collection_modifyitems(items):
     """Side by side, files with jobs, which mostly wait, alternate with files that keep a core busy.
 
-    Those with jobs have a watchdog of their own, and those come first that may take longest: whatever is last runs alone.
+    Those with jobs have a watchdog of their own. Of both, those come first that may take longest, as the watchdog or
+    the number of tests says: whatever is last runs alone.
     """
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
     here = Path(__file__).parent
     limits = {item.path: watchdog_limit(item) if here in item.path.parents else 0 for item in items}
-    files = sorted(limits, key=limits.get, reverse=True)
+    tests = Counter(item.path for item in items)
+    files = sorted(limits, key=lambda file: (limits[file], tests[file]), reverse=True)
     with_jobs = [file for file in files if limits[file] > WATCHDOG_TIMEOUT]
     rank = {file: number for group in (with_jobs, files[len(with_jobs) :]) for number, file in enumerate(group)}
     items.sort(key=lambda item: rank[item.path])

@@ -16,6 +16,7 @@
 
 import builtins
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -45,6 +46,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "watchdog(seconds): the limit after which the test is taken to hang")
+
+
+def pytest_collection_finish():
+    gc.freeze()  # the collected tests stay for the whole run: a test that collects garbage need not look at them
 
 
 def watchdog_limit(item: pytest.Item) -> float:
