@@ -57,8 +57,11 @@ TRAIN = """
             "kind": [flare.is_train(), flare.is_evaluate(), flare.is_submit_model()],
             "site": flare.get_site_name(),
             "job": flare.get_job_id(),
+            "asked": flare.get_config()["TASK_EXCHANGE"]["train_with_eval"],
         }
         params = {name: value + 1 for name, value in (model.params or {"w": 41}).items()}
+        if flare.is_evaluate():
+            params = None
         flare.send(flare.FLModel(params=params, metrics={"loss": 0.5}, meta=seen))
     Path(__file__).with_name("ended").write_text("")
 """
@@ -90,10 +93,10 @@ COUNTS_CLEANUPS = """
 # A script that meets its fate in one of the phases of its life.
 FATEFUL = """
     import sys
-    import nvflare.client as flare
 
     def main():
         {before_init}
+        import nvflare.client as flare
         flare.init()
         {before_receive}
         model = flare.receive()
@@ -233,16 +236,9 @@ class BackendContract:
         seen = model_of(plain_job.rounds[0]).meta
         assert (seen["site"], seen["job"]) == ("site-1", plain_job.job_id)
 
-    def test_validation_sends_metrics_alone(self, job):
-        script = """
-            import nvflare.client as flare
-            flare.init()
-            model = flare.receive()
-            flare.send(flare.FLModel(metrics={"accuracy": 0.9}))
-        """
-        self.start(job, script)
-        model = model_of(job.execute("validate", make_task()))
-        assert model.metrics == {"accuracy": 0.9}
+    def test_validation_sends_metrics_alone(self, plain_job):
+        model = model_of(plain_job.of_kind["validate"])
+        assert model.metrics == {"loss": 0.5}
         assert model.params is None
 
     # Parameters
@@ -275,21 +271,20 @@ class BackendContract:
             assert text in job.panics[0]
         assert_failed(job.execute("train", make_task()))
 
-    @pytest.mark.parametrize("evaluation", [False, True])
-    def test_train_with_evaluation_is_told_to_the_script(self, job, evaluation):
+    def test_script_is_not_asked_to_evaluate(self, plain_job):
+        assert model_of(plain_job.rounds[0]).meta["asked"] is False
+
+    def test_script_is_asked_to_evaluate_and_what_has_no_metrics_is_not_refused(self, job):
         script = """
             import nvflare.client as flare
             flare.init()
             model = flare.receive()
             asked = flare.get_config()["TASK_EXCHANGE"]["train_with_eval"]
-            flare.send(flare.FLModel(params=model.params, metrics={"asked": asked}))
+            flare.send(flare.FLModel(params=model.params, meta={"asked": asked}))
         """
-        self.start(job, script, train_with_evaluation=evaluation)
-        assert model_of(job.execute("train", make_task())).metrics == {"asked": evaluation}
-
-    def test_train_with_evaluation_does_not_refuse_what_has_no_metrics(self, job):
-        self.start(job, fateful_script("", ""), train_with_evaluation=True)
-        assert model_of(job.execute("train", make_task())).metrics is None
+        self.start(job, script, train_with_evaluation=True)
+        model = model_of(job.execute("train", make_task()))
+        assert model.meta["asked"] is True and model.metrics is None
 
     # Memory
 
