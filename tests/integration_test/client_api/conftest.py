@@ -50,17 +50,19 @@ from tests.unit_test.app_common.executors.job_harness import LIMIT, PROJECT, SIT
 def pytest_collection_modifyitems(items):
     """Side by side, files with jobs, which mostly wait, alternate with files that keep a core busy.
 
-    Those with jobs have a watchdog of their own. Of both, those come first that may take longest, as the watchdog or
-    the number of tests says: whatever is last runs alone.
+    Those with jobs have watchdogs of their own. Of both, those come first whose watchdogs allow the longest time in
+    all: whatever is last runs alone.
     """
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
     here = Path(__file__).parent
-    limits = {item.path: watchdog_limit(item) if here in item.path.parents else 0 for item in items}
-    tests = Counter(item.path for item in items)
-    files = sorted(limits, key=lambda file: (limits[file], tests[file]), reverse=True)
-    with_jobs = [file for file in files if limits[file] > WATCHDOG_TIMEOUT]
-    rank = {file: number for group in (with_jobs, files[len(with_jobs) :]) for number, file in enumerate(group)}
+    limits = Counter({item.path: 0 for item in items})
+    for item in items:
+        limits[item.path] += watchdog_limit(item) if here in item.path.parents else 0
+    with_jobs = {item.path for item in items if watchdog_limit(item) > WATCHDOG_TIMEOUT}
+    files = [file for file, _ in limits.most_common()]
+    groups = ([f for f in files if f in with_jobs], [f for f in files if f not in with_jobs])
+    rank = {file: number for group in groups for number, file in enumerate(group)}
     items.sort(key=lambda item: rank[item.path])
 
 

@@ -26,6 +26,9 @@ import sys
 import threading
 from pathlib import Path
 
+import nvflare.client as flare
+from nvflare.app_common.executors.client_api.arrays.memory import SharedMemory
+
 PHASE, FAULT = sys.argv[1:3] if len(sys.argv) > 2 else ("", "")
 MARKER = Path(__file__).with_name("faulted")
 ANOTHER = Path(__file__).with_name("fault")
@@ -88,9 +91,6 @@ def hold_up(transfer, step):
 def main():
     signal.signal(signal.SIGUSR1, meet_fate)
     reach("launching")
-    import nvflare.client as flare
-    from nvflare.app_common.executors.client_api.arrays.memory import SharedMemory
-
     # Before it joins: the first task may be there as soon as it has.
     if PHASE == "receiving":
         hold_up(SharedMemory, "reserve_all")
