@@ -56,6 +56,13 @@ class AnySignal(Signal):
         return any(signal.triggered for signal in self._signals)
 
 
+def join_all(threads: Iterable[threading.Thread], timeout: float) -> None:
+    """Waits for threads to end, at most `timeout` seconds each; not for one that has not begun, or that calls this."""
+    for thread in threads:
+        if thread.is_alive() and thread is not threading.current_thread():
+            thread.join(timeout)
+
+
 class WaitLimit(NamedTuple):
     """The argument that bounds a wait, and by how much."""
 

@@ -30,7 +30,7 @@ import threading
 import time
 from abc import abstractmethod
 from collections import OrderedDict
-from typing import Any, Callable, Iterable, Iterator, Optional
+from typing import Any, Callable, Iterator, Optional
 
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.arrays.memory import NotOnThisHost
@@ -110,6 +110,7 @@ class Channel(Pipe):
         self._refused = OrderedDict()  # why a message was, by its seal: it may be sent again
         self._seals: Optional[Seals] = None  # once the session has begun
         self._next_look = float("inf")
+        self._pulse = self._thread("pulse", self._live)
 
     # What the kinds of channels differ in
 
@@ -293,11 +294,17 @@ class Channel(Pipe):
     def watch(self) -> None:
         """Begins to send heartbeats, and to notice that those of the peer do not come."""
         self.last_heard = self._next_look = time.monotonic()
+        self._pulse.start()
 
-    def _beat(self) -> None:
-        """Sends a heartbeat."""
-        if self._seals:
-            self._tell(self._sealed(Message.new_request(Topic.HEARTBEAT, ""), ""))
+    def _live(self) -> None:
+        while not self.gone.triggered:
+            if self._seals:
+                self._tell(self._sealed(Message.new_request(Topic.HEARTBEAT, ""), ""))
+            self.gone.wait(self._after_beat())
+
+    def _after_beat(self) -> float:
+        """Does what is due with each heartbeat; returns the seconds until the next one."""
+        return self._look()
 
     def _look(self) -> float:
         """Judges the silence of the peer, if that is due; returns the seconds until it is due again."""
@@ -310,8 +317,7 @@ class Channel(Pipe):
             # This thread comes much later than it asked for: it was reading, or the whole process stood still (a C call
             # that held the GIL, or SIGSTOP), its network threads with it, and that silence tells nothing of the peer.
             self.last_heard = min(now, self.last_heard + late)
-        heard = self.last_heard
-        silence = now - heard
+        silence = now - (heard := self.last_heard)
         if self.heartbeat_timeout and silence > self.heartbeat_interval and not self.gone.triggered:
             cause = self.find_death(silence)
             if cause and self.last_heard == heard:  # else it has joined, or spoken, while it was judged
@@ -325,6 +331,9 @@ class Channel(Pipe):
             return ""  # it stands still, or the network does; should it give this process up it ends it
         return f"no sign of life for {silence:.0f} s"
 
+    def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
+        return threading.Thread(target=self._run, args=(work,), name=f"client_api_{name}", daemon=True)
+
     def _run(self, work: Callable[[], None]) -> None:
         """What each thread of a channel runs."""
         try:
@@ -336,12 +345,6 @@ class Channel(Pipe):
     def _lose(self, cause: str) -> None:
         self.on_lost(cause)
         self.gone.trigger(cause)
-
-    @staticmethod
-    def _join(threads: Iterable[threading.Thread], timeout: float) -> None:
-        for thread in threads:
-            if thread.is_alive() and thread is not threading.current_thread():
-                thread.join(timeout)
 
     def _note_life(self) -> None:
         self.last_heard = time.monotonic()

@@ -38,7 +38,7 @@ from nvflare.app_common.executors.client_api.session.bootstrap import new_sessio
 from nvflare.app_common.executors.client_api.session.channel import Channel
 from nvflare.app_common.executors.client_api.session.handshake import HandshakeError
 from nvflare.app_common.executors.client_api.session.letters import CHANNEL, NO_ANSWER, Answer, Letter
-from nvflare.app_common.executors.client_api.waiting import TaskAborted, wait_until
+from nvflare.app_common.executors.client_api.waiting import TaskAborted, join_all, wait_until
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.attributes_exportable import ExportMode
 from nvflare.fuel.utils.class_loader import load_class
@@ -108,11 +108,7 @@ class ForeignPipe(Channel):
         self._changed = threading.Condition()  # guards what follows
         self._outbox = deque()  # messages of the pipe, each with the seconds in which it must have been read, or None
         self._answers = {}  # by the id of the message with the letter; None while it is awaited
-        self._threads = [
-            threading.Thread(target=self._run, args=(self._read_all,), name="client_api_reader", daemon=True),
-            threading.Thread(target=self._run, args=(self._send_all,), name="client_api_sender", daemon=True),
-        ]
-        self._pulse = threading.Thread(target=self._run, args=(self._live,), name="client_api_pulse", daemon=True)
+        self._threads = [self._thread("reader", self._read_all), self._thread("sender", self._send_all)]
 
     @property
     def patience(self) -> float:
@@ -139,14 +135,8 @@ class ForeignPipe(Channel):
             # One that had to make its folder removes that, and with it whatever else is in there by then.
             os.makedirs(self._pipe.root_path, exist_ok=True)
 
-    def watch(self) -> None:
-        super().watch()
-        self._pulse.start()
-
-    def _live(self) -> None:
-        while not self.gone.triggered:
-            self._beat()
-            self.gone.wait(self.heartbeat_interval)
+    def _after_beat(self) -> float:
+        return self.heartbeat_interval  # the reader looks, which knows what it has yet to read
 
     def close(self) -> None:
         """Sends what is in line, closes the pipe and ends its threads. Idempotent."""
@@ -156,12 +146,12 @@ class ForeignPipe(Channel):
             threads, self._threads = self._threads, []
             self._changed.notify_all()
         if threads:
-            self._join(threads, limits.DRAIN_TIMEOUT + patience)
+            join_all(threads, limits.DRAIN_TIMEOUT + patience)
             try:
                 self._pipe.close()
             except Exception as e:  # the border to a job's own pipe
                 self.logger.error(f"the job's pipe did not close well: {secure_format_exception(e)}")
-            self._join((*threads, self._pulse), limits.CLOSE_TIMEOUT)
+            join_all((*threads, self._pulse), limits.CLOSE_TIMEOUT)
 
     def clear(self) -> None:
         self._pipe.clear()

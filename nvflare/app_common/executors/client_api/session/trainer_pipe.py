@@ -22,7 +22,6 @@ arrays/exchange.py.
 
 import os
 import secrets
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Optional
@@ -43,6 +42,7 @@ from nvflare.app_common.executors.client_api.session.letters import (
     MessageRefused,
 )
 from nvflare.app_common.executors.client_api.session.seals import Payload
+from nvflare.app_common.executors.client_api.waiting import join_all
 from nvflare.fuel.f3 import communicator
 from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.defs import Encoding, MessageHeaderKey, ReturnCode
@@ -90,7 +90,6 @@ class TrainerPipe(Channel, CellPipe):
             self.peer = self.peer_fqcn.replace(unique, token)
             _use_few_threads(self.cell)
         self.exchange = Exchange()
-        self._pulse = threading.Thread(target=self._run, args=(self._live,), name="client_api_pulse", daemon=True)
 
     @property
     def way(self) -> str:
@@ -109,21 +108,12 @@ class TrainerPipe(Channel, CellPipe):
         except NotConnected as e:
             raise HandshakeError(str(e)) from e
 
-    def watch(self) -> None:
-        super().watch()
-        self._pulse.start()
-
-    def _live(self) -> None:
-        while not self.gone.triggered:
-            self._beat()
-            self.gone.wait(self._look())
-
     def close(self) -> None:
         self.gone.trigger("the pipe is closed")
         super().close()
         # nvflare has told its own thread for heartbeats to end, and does not wait for that.
         own = self.cell.core_cell.communicator.conn_manager.heartbeat_monitor
-        self._join((self._pulse, own), limits.CLOSE_TIMEOUT)
+        join_all((self._pulse, own), limits.CLOSE_TIMEOUT)
         forget_cell(self.cell)
 
     def _send(self, msg: Message, timeout: Optional[float], stop: Signal) -> bool:
