@@ -188,10 +188,11 @@ class TestNobodyComes:
         trainers(command=shlex.split(command.replace("SCRIPT.py [ARGS]", script)))
         assert_works(job)
 
-    def test_waiting_for_longer_than_the_lease_is_no_loss(self, job, trainers):
+    def test_waiting_for_longer_than_the_lease_is_no_loss(self, job, trainers, site_log):
         job.start(attached(**SHORT_LEASE, attach_timeout=2.5))
         assert_failed(job.execute("train", make_task()), "no trainer came")
         trainers(fated(job))
+        site_log.wait_for("waiting -> ready")  # a busy machine may need longer for it than a task waits
         assert_works(job)
 
     def test_abort(self, job):
