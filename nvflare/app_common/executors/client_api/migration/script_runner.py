@@ -64,20 +64,20 @@ def take_out_runners(job: FedJob, sites: Iterable[str], formats: dict) -> Dict[s
         TypeError: a site is no string.
         ValueError: there is no such executor, or more than one, or other formats; nothing is removed.
     """
-    # As nvflare's Recipe: FedJob has no other way to look at what its sites have.
     for site in sites:
         if not isinstance(site, str):
             raise TypeError(f"sites must be names, each an argument of its own, but one is {site!r}")
+    # As nvflare's Recipe: FedJob has no other way to look at what its sites have.
     apps = {name: app.get_app_config() for name, app in job._deploy_map.items()}
     targets = [name for name, app in apps.items() if isinstance(app, ClientAppConfig)]
     found = {name: _runners(apps[name]) for name in targets if name in sites or not sites}
     found = {name: runners for name, runners in found.items() if runners}
     missing = set(sites) - found.keys()
     if missing or not found:
-        remedy = "; name no site to replace the one of all, or have the recipe make one for each (per_site_config)"
-        where = ", ".join(sorted(missing)) or "any site"
-        what = f"no runner of nvflare's to replace at {where}: {targets}"
-        raise ValueError(what + remedy * (ALL_SITES in targets and bool(sites)))
+        fault = f"no runner of nvflare's to replace at {', '.join(sorted(missing)) or 'any site'}: {targets}"
+        if sites and ALL_SITES in targets:
+            fault += "; name no site to replace the one of all, or have the recipe make one for each (per_site_config)"
+        raise ValueError(fault)
     for name, runners in found.items():
         if len(runners) > 1:
             raise ValueError(f"{name} has {len(runners)} runners of nvflare's: give one of them all tasks")
