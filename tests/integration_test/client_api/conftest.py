@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(items):
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
     here = Path(__file__).parent
-    limits = Counter({item.path: 0 for item in items})
+    limits = Counter()
     for item in items:
         limits[item.path] += watchdog_limit(item) if here in item.path.parents else 0
     with_jobs = {item.path for item in items if watchdog_limit(item) > WATCHDOG_TIMEOUT}
