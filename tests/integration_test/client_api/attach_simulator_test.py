@@ -33,6 +33,7 @@ from nvflare.fuel.utils.pipe.file_pipe import FilePipe
 from tests.integration_test.client_api.attach_harness import Trainer, attach_command
 from tests.integration_test.client_api.simulation import SimulatedJob, Simulation, complaints
 from tests.integration_test.client_api.simulator_parts import LogKeeper
+from tests.unit_test.app_common.executors.markers import needs_torch
 
 pytestmark = pytest.mark.watchdog(600)
 
@@ -135,8 +136,8 @@ def test_trainer_that_comes_later_by_the_command_of_the_log(tmp_path, script):
         job.stop()
 
 
+@needs_torch
 def test_ranks_of_torchrun_join_as_one_trainer(tmp_path):
-    pytest.importorskip("torch")
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(TRAIN_DISTRIBUTED))
     job = start_job(tmp_path / "job")

@@ -18,10 +18,9 @@ import pytest
 
 from tests.integration_test.client_api.external_jobs import assert_works, start, stats
 from tests.unit_test.app_common.executors.job_harness import LARGE, make_task, model_of
+from tests.unit_test.app_common.executors.markers import needs_torch
 
-pytest.importorskip("torch")
-
-pytestmark = pytest.mark.watchdog(300)
+pytestmark = [pytest.mark.watchdog(300), needs_torch]
 
 TRAIN = """
     import sys

@@ -30,6 +30,7 @@ import pytest
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.job_config.defs import FilterType
 from tests.integration_test.client_api.simulation import SimulatedJob, Simulation, complaints
+from tests.unit_test.app_common.executors.markers import HAS_TORCH
 
 pytestmark = pytest.mark.watchdog(400)
 
@@ -218,7 +219,7 @@ def filtered(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def distributed(tmp_path_factory):
-    if importlib.util.find_spec("torch") is None:
+    if not HAS_TORCH:
         pytest.skip("torch is not installed")
     command = "torchrun --standalone --nproc_per_node=2 custom/train.py"
     return make_job(tmp_path_factory.mktemp("distributed"), command, script=TRAIN_DISTRIBUTED).run()

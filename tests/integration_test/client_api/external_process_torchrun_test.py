@@ -34,11 +34,11 @@ from tests.integration_test.client_api.external_jobs import (
 )
 from tests.unit_test.app_common.executors.client_api.process_watch import marked_pids, wait_gone
 from tests.unit_test.app_common.executors.job_harness import LIMIT, assert_failed
-
-pytest.importorskip("torch")
+from tests.unit_test.app_common.executors.markers import needs_torch
 
 pytestmark = [
     pytest.mark.watchdog(300),
+    needs_torch,
     pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
 ]
 

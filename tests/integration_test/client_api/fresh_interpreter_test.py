@@ -20,6 +20,8 @@ import textwrap
 
 import pytest
 
+from tests.unit_test.app_common.executors.markers import needs_torch
+
 
 @pytest.fixture
 def run_python():
@@ -66,8 +68,8 @@ def test_all_kinds_of_pools_of_an_in_process_script(tmp_path, run_python):
     )
 
 
+@needs_torch
 def test_tensor_in_a_job_of_arrays_is_named(run_python):
-    pytest.importorskip("torch")
     output = run_python(
         """
         import torch
@@ -118,9 +120,9 @@ TORCH_SCRIPT = """
 """
 
 
+@needs_torch
 def test_nvflares_own_converters_for_tensors_in_a_job_of_arrays(tmp_path, run_python):
     """The job's formats say nothing of tensors: the script's model and the server's are the components' affair."""
-    pytest.importorskip("torch")
     root = str(tmp_path / "site")
     output = run_python(TORCH_JOB.format(root=root, script=TORCH_SCRIPT))
     assert "array([3., 3., 3., 3.])" in output

@@ -32,10 +32,9 @@ from nvflare.fuel.utils.constants import FrameworkType
 from tests.integration_test.client_api.attach_harness import Trainer, attach_command
 from tests.integration_test.client_api.simulation import JOB_TIMEOUT, Simulation, complaints
 from tests.integration_test.client_api.simulator_parts import LogKeeper, hurry
+from tests.unit_test.app_common.executors.markers import needs_torch
 
-torch = pytest.importorskip("torch")
-
-pytestmark = pytest.mark.watchdog(600)
+pytestmark = [pytest.mark.watchdog(600), needs_torch]
 
 ROUNDS = 2
 SITES = ("site-1", "site-2", "site-3")  # in_process, external_process, attach
@@ -179,6 +178,8 @@ class HelloJob:
         return [site for site, file in files.items() if file.read_text() == "True"]
 
     def global_accuracy(self) -> float:
+        import torch
+
         (file,) = self.run.server_dir.rglob("FL_global_model.pt")
         net = self.net.HelloNet()
         net.load_state_dict(torch.load(file)["model"])

@@ -16,7 +16,6 @@
 What they came to before is in legacy_results.json: see legacy_jobs.py. Each job runs once, then each test looks at it.
 """
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -29,6 +28,7 @@ import pytest
 from nvflare.fuel.utils.config_factory import ConfigFactory
 from tests.integration_test.client_api.legacy_jobs import JOBS, RESULTS, export, initial_model, results, run
 from tests.integration_test.client_api.simulation import Simulation, complaints
+from tests.unit_test.app_common.executors.markers import HAS_TORCH
 
 pytestmark = pytest.mark.watchdog(400)
 
@@ -64,7 +64,7 @@ class MigratedJob:
 
 @pytest.fixture(scope="module", params=JOBS)
 def job(request, tmp_path_factory):
-    if "torch" in request.param and not importlib.util.find_spec("torch"):
+    if "torch" in request.param and not HAS_TORCH:
         pytest.skip("needs torch")
     return MigratedJob(tmp_path_factory.mktemp(request.param), request.param)
 

@@ -17,7 +17,6 @@
 Site-2 has a privacy scope of its own that changes each parameter that leaves it, site-3 a log config of its own.
 """
 
-import importlib.util
 import json
 import re
 import shutil
@@ -37,6 +36,7 @@ from tests.integration_test.client_api.federation.federation import Federation
 from tests.integration_test.client_api.federation.jobs import LARGE, SMALL, Stage
 from tests.integration_test.client_api.poc_federation import PocJob
 from tests.integration_test.client_api.simulator_parts import EAGER, hurry
+from tests.unit_test.app_common.executors.markers import HAS_TORCH
 
 pytestmark = pytest.mark.watchdog(900)
 
@@ -46,7 +46,6 @@ SHIFT = 10.0
 ROUNDS = 2
 ALLOWED = "nvflare.app_common.executors.attach_executor.AttachExecutor"
 MARK = "as this site wants it"
-HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
 def prepare(federation: Federation) -> None:

@@ -88,6 +88,8 @@ class InProcessTrainerAPI(InProcessClientAPI):
 
     def receive(self, timeout: Optional[float] = None) -> Optional[FLModel]:
         self._receive_task(timeout)
+        if self.stop:
+            return None  # the base class would warn of that, at the end of each good job
         return self._script_copy.of(super().receive(timeout=0))
 
     def is_running(self) -> bool:

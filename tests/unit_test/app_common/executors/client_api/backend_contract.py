@@ -631,7 +631,7 @@ class BackendContract:
         job.end()
         assert (job.custom_dir / "ended").exists()
 
-    def test_receive_returns_none_at_the_end(self, job):
+    def test_receive_returns_none_at_the_end(self, job, site_log):
         script = """
             from pathlib import Path
             import nvflare.client as flare
@@ -644,6 +644,7 @@ class BackendContract:
         model_of(job.execute("train", make_task()))
         job.end()
         assert (job.custom_dir / "got").read_text() == "None"
+        assert [record.getMessage() for record in site_log.records if record.levelno > logging.INFO] == []
 
     def test_task_in_hand_is_gone_at_the_end(self, job):
         script = """

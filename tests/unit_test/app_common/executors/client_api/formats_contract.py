@@ -14,16 +14,13 @@
 
 """What parameters go through in the formats of a job, whichever the mode: a test class derives and gives `start`."""
 
-import importlib.util
 
 import numpy as np
 import pytest
 
 from nvflare.apis.dxo import DataKind, from_shareable
 from tests.unit_test.app_common.executors.job_harness import LARGE, SMALL, assert_failed, make_task, model_of
-
-HAS_TORCH = importlib.util.find_spec("torch") is not None
-needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs torch")
+from tests.unit_test.app_common.executors.markers import needs_torch
 
 # Tells what it got and sends one more than that.
 ADD_ONE = """

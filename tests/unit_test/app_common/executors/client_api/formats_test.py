@@ -27,13 +27,9 @@ from nvflare.app_common.executors.client_api.formats.result_converter import Res
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.fuel.utils import fobs
-from tests.unit_test.app_common.executors.client_api.formats_contract import (
-    ADD_ONE,
-    HAS_TORCH,
-    FormatsContract,
-    needs_torch,
-)
+from tests.unit_test.app_common.executors.client_api.formats_contract import ADD_ONE, FormatsContract
 from tests.unit_test.app_common.executors.job_harness import make_task, model_of
+from tests.unit_test.app_common.executors.markers import HAS_TORCH, needs_torch
 
 TELL_FORMATS = """
     import nvflare.client as flare
