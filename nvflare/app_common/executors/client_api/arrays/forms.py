@@ -152,12 +152,15 @@ def encode_alone(spec: ArraySpec, content: memoryview) -> bytes:
     return b"".join((header, content))
 
 
-def join(name: str, spec: ArraySpec, content: memoryview) -> memoryview:
-    """Returns the form in which nvflare's receiver expects the bytes of an array of this name."""
+def frame(name: str, spec: ArraySpec, content: memoryview) -> Tuple[bytes, bytes]:
+    """Returns what nvflare's receiver expects before and behind the bytes of an array of this name."""
     if spec.kind == NUMPY:
-        before, behind = _archive_frame(f"{name}.npy".encode(), _npy_header(spec), content)
-    else:
-        before, behind = _safetensors_header(name, spec), b""
+        return _archive_frame(f"{name}.npy".encode(), _npy_header(spec), content)
+    return _safetensors_header(name, spec), b""
+
+
+def join(before: bytes, content: memoryview, behind: bytes) -> memoryview:
+    """Returns a copy of an array's bytes with what is before and behind them."""
     # By NumPy, which fills no memory before, and lets other threads run meanwhile.
     carried, end = np.empty(len(before) + len(content) + len(behind), np.uint8), len(before) + len(content)
     np.copyto(carried[len(before) : end], np.frombuffer(content, np.uint8))

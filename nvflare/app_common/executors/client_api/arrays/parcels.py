@@ -22,15 +22,19 @@ with the last of them.
 import copy
 import json
 import secrets
-from typing import Any, Callable, List, NamedTuple, Tuple, Union
+from typing import Any, Callable, List, NamedTuple, Optional, Tuple, Union
+
+import numpy as np
 
 from nvflare.app_common.executors.client_api.arrays import specs
-from nvflare.app_common.executors.client_api.arrays.memory import PREFACE, PrivateMemory, SharedMemory
+from nvflare.app_common.executors.client_api.arrays.memory import PREFACE, ArrayMap, PrivateMemory, SharedMemory
 from nvflare.app_common.executors.client_api.arrays.specs import TORCH, ArrayRefused, ArraySpec
 
 # Arrays of up to this many bytes in all travel inside their message.
 INLINE_LIMIT = 1024 * 1024
 ALIGNMENT = 64
+# Bytes that stay free before and behind each array that is larger, for what nvflare's forms have there (see forms.py).
+ROOM = 512
 
 _MARK_SIZE, _INDEX_SIZE = 16, 4
 
@@ -42,11 +46,15 @@ class Place(NamedTuple):
     @classmethod
     def behind(cls, end: int, spec: ArraySpec) -> "Place":
         """Returns the next place in a memory that is taken up to `end`."""
-        return cls(spec, -(-end // ALIGNMENT) * ALIGNMENT)
+        return cls(spec, -(-(end + _room(spec)) // ALIGNMENT) * ALIGNMENT)
 
     @property
     def end(self) -> int:
-        return self.offset + self.spec.size
+        return self.offset + self.spec.size + _room(self.spec)
+
+
+def _room(spec: ArraySpec) -> int:
+    return ROOM if spec.size > INLINE_LIMIT else 0
 
 
 class CarriedTensor:
@@ -71,6 +79,7 @@ class Parcel(NamedTuple):
     mark: bytes  # random
     places: List[Place]  # of the arrays, by number
     size: int  # bytes of the memory
+    room: int = ROOM  # bytes that are free around large arrays
 
     @classmethod
     def take_apart(cls, data: Any) -> Tuple["Parcel", list]:
@@ -117,7 +126,8 @@ class Parcel(NamedTuple):
             if type(offset) is not int or not 0 <= offset <= size - spec.size:
                 raise ArrayRefused(f"an array is outside of its memory: {(offset, spec.size, size)}")
             places.append(Place(spec, offset))
-        return cls(description["content"], description["mark"], places, size)
+        room = description.get("room", 0)  # none in what another version has made
+        return cls(description["content"], description["mark"], places, size, room)
 
     def put_together(self, buffer: Any, makes_tensors: bool = True) -> Any:
         """Returns the message with its arrays, which are in the buffer.
@@ -126,7 +136,12 @@ class Parcel(NamedTuple):
             buffer: memory of at least `size` bytes.
             makes_tensors: False: what was a tensor becomes a CarriedTensor.
         """
+        if isinstance(buffer, ArrayMap) and self.room == ROOM:
+            buffer.rooms = {place.offset: place.spec.size for place in self.places if self._has_room(place)}
         return fill_in(self.content, self.mark, [_array_in(buffer, place, makes_tensors) for place in self.places])
+
+    def _has_room(self, place: Place) -> bool:
+        return _room(place.spec) > 0 and place.offset >= ROOM and place.end <= self.size
 
     @property
     def array_bytes(self) -> int:
@@ -149,6 +164,33 @@ def array_bytes(data: Any) -> int:
     if isinstance(data, (list, tuple)):
         return sum(array_bytes(value) for value in data)
     return getattr(data, "nbytes", 0) or 0
+
+
+def take_room(content: memoryview, before: int, behind: int) -> Optional[memoryview]:
+    """Returns the bytes of an array with the room around them, from now on the caller's; None if there is none.
+
+    Args:
+        content: all bytes of an array, see `bytes_of`.
+        before: bytes of room that are needed before it.
+        behind: bytes behind it.
+    """
+    if len(content) <= INLINE_LIMIT or max(before, behind) > ROOM:
+        return None
+    owner = content
+    while owner is not None and not isinstance(owner, ArrayMap):
+        owner = owner.obj if isinstance(owner, memoryview) else getattr(owner, "base", None)
+    if owner is None:
+        return None
+    offset = _address(content) - _address(owner)
+    if owner.rooms.get(offset) != len(content):  # a part of an array
+        return None
+    # Of two views of one array the first gets it, whichever threads ask.
+    is_free = owner.rooms.pop(offset, None)
+    return memoryview(owner)[offset - before : offset + len(content) + behind] if is_free else None
+
+
+def _address(buffer: Any) -> int:
+    return np.frombuffer(buffer, np.uint8).ctypes.data
 
 
 def _spec_of(array: Any, path: tuple) -> ArraySpec:

@@ -16,7 +16,8 @@
 
 Small ones travel inside their result, in the form in which nvflare has arrays inside of a message. In the place of each
 other goes what nvflare itself puts there where arrays are pulled later: a reference to the cell that has it, here one
-beside the CJ's. A chunk is made while the one before is on its way.
+beside the CJ's. What was handed over is served from where it is; of other arrays a chunk is copied while the one before
+is on its way.
 
 The server may ask for all of a result again (it has lost an answer, or the CJ has sent the result twice), so nothing is
 freed piece by piece: all of it goes when the server has dealt with the result, or has asked for nothing in a long time.
@@ -32,8 +33,13 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.decomposers.numpy_decomposers import NumpyArrayDecomposer
 from nvflare.app_common.executors.client_api.arrays import specs
 from nvflare.app_common.executors.client_api.arrays.cells import NotConnected, OwnCell
-from nvflare.app_common.executors.client_api.arrays.forms import encode_alone, join
-from nvflare.app_common.executors.client_api.arrays.parcels import INLINE_LIMIT, CarriedTensor, replace_leaves
+from nvflare.app_common.executors.client_api.arrays.forms import encode_alone, frame, join
+from nvflare.app_common.executors.client_api.arrays.parcels import (
+    INLINE_LIMIT,
+    CarriedTensor,
+    replace_leaves,
+    take_room,
+)
 from nvflare.app_common.executors.client_api.arrays.progress import Progress
 from nvflare.app_common.executors.client_api.arrays.specs import NUMPY, TORCH, ArrayRefused, ArraySpec
 from nvflare.fuel.f3.cellnet.cell import Cell
@@ -60,6 +66,19 @@ _NAMES = {
     NUMPY: ("numpy.ndarray", "nvflare.app_common.decomposers.numpy_decomposers.NumpyArrayDecomposer"),
     TORCH: ("torch.Tensor", "nvflare.app_opt.pt.decomposers.TensorDecomposer"),
 }
+
+
+def carry(name: str, spec: ArraySpec, content: memoryview) -> memoryview:
+    """Returns the bytes of an array in the form in which nvflare's receiver expects it under this name.
+
+    They are where the array is if there is room around it, which is so if it was handed over, else they are copied.
+    """
+    before, behind = frame(name, spec, content)
+    carried = take_room(content, len(before), len(behind))
+    if carried is None:
+        return join(before, content, behind)
+    carried[: len(before)], carried[len(before) + len(content) :] = before, behind
+    return carried
 
 
 class ResultServer:
@@ -228,7 +247,7 @@ class _ServedArrays(Downloadable):
         for number, (spec, array) in enumerate(self._arrays[start:], start):
             if items and size + spec.size > CHUNK_SIZE:
                 break
-            items.append(join(f"T{number}", spec, _bytes_of(array)))
+            items.append(carry(f"T{number}", spec, _bytes_of(array)))
             size += len(items[-1])
         return items
 

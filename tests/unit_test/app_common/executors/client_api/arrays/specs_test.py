@@ -21,7 +21,8 @@ import numpy as np
 import pytest
 
 from nvflare.app_common.executors.client_api.arrays import specs
-from nvflare.app_common.executors.client_api.arrays.forms import join, read_start
+from nvflare.app_common.executors.client_api.arrays.forms import read_start
+from nvflare.app_common.executors.client_api.arrays.serve import carry
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
 from nvflare.app_common.np.np_downloader import ArrayConsumer
 
@@ -68,13 +69,13 @@ def test_made_again_in_place(array):
 @arrays
 def test_nvflare_reads_what_is_carried(array):
     spec = specs.spec_of(array)
-    carried = join("T3", spec, specs.bytes_of(array))
+    carried = carry("T3", spec, specs.bytes_of(array))
     assert_same(ArrayConsumer._to_dict(bytes(carried))["T3"], array)
 
 
 def test_every_archive_has_the_form_of_large_ones():
     array = np.arange(5)
-    with zipfile.ZipFile(io.BytesIO(join("T3", specs.spec_of(array), specs.bytes_of(array)))) as archive:
+    with zipfile.ZipFile(io.BytesIO(carry("T3", specs.spec_of(array), specs.bytes_of(array)))) as archive:
         (entry,) = archive.infolist()
         assert archive.testzip() is None
     zip64 = 1
@@ -160,7 +161,7 @@ class TestTensors:
     def test_carried_both_ways(self):
         for tensor in self.tensors():
             spec = specs.spec_of(tensor)
-            carried = join("T3", spec, specs.bytes_of(tensor))
+            carried = carry("T3", spec, specs.bytes_of(tensor))
             self.assert_same(self.safetensors.load(bytes(carried))["T3"], tensor)
             data = self.safetensors.save({"T7": tensor.contiguous().clone()})
             name, found, offset = read_start(memoryview(data))
