@@ -110,7 +110,7 @@ class OwnCell:
 
 
 def _forget_what_was_sent(cell: Cell) -> None:
-    """Frees each chunk as soon as it is sent.
+    """Frees each chunk as soon as it is sent, and with the last one the memory that all of a result is in.
 
     nvflare's future of a stream and its task refer to each other, and so keep the chunk until Python looks for such
     circles, which may be rounds later.

@@ -45,12 +45,6 @@ class NotOnThisHost(Exception):
     """The memory is that of a process which cannot be reached from here."""
 
 
-class ArrayMap(mmap.mmap):
-    """Mapped memory with arrays in it."""
-
-    rooms: Dict[int, int] = {}  # of the arrays that have room around them: offset and bytes
-
-
 class SharedMemory:
     def __init__(self, size: int = PREFACE):
         """Reserves memory.
@@ -140,7 +134,7 @@ class SharedMemory:
         with _refusing(f"{self.size / 1e6:.0f} MB of memory cannot be reserved for arrays"):
             os.posix_fallocate(self._fd, 0, self.size)
 
-    def map(self, is_private: bool) -> ArrayMap:
+    def map(self, is_private: bool) -> mmap.mmap:
         """Returns the memory, which stays as long as what is returned.
 
         Args:
@@ -150,7 +144,7 @@ class SharedMemory:
             ArrayRefused: this process may not have so much.
         """
         with _refusing(f"{self.size / 1e6:.0f} MB of memory cannot be mapped for arrays"):
-            return ArrayMap(self._fd, self.size, access=mmap.ACCESS_COPY if is_private else mmap.ACCESS_WRITE)
+            return mmap.mmap(self._fd, self.size, access=mmap.ACCESS_COPY if is_private else mmap.ACCESS_WRITE)
 
     def close(self) -> None:
         """Lets go of it here. Idempotent."""
@@ -169,12 +163,12 @@ class PrivateMemory:
         check_available(size)
         self.size = size
         with _refusing(f"{size / 1e6:.0f} MB of memory cannot be had for arrays"):
-            self._map = ArrayMap(-1, max(size, 1))
+            self._map = mmap.mmap(-1, max(size, 1), access=mmap.ACCESS_COPY)  # not a forked child's, too
 
     def write(self, offset: int, content) -> None:
         self._map[offset : offset + len(content)] = content
 
-    def map(self, is_private: bool) -> ArrayMap:
+    def map(self, is_private: bool) -> mmap.mmap:
         return self._map
 
     def close(self) -> None:

@@ -21,13 +21,15 @@ with the last of them.
 
 import copy
 import json
+import mmap
 import secrets
 from typing import Any, Callable, List, NamedTuple, Optional, Tuple, Union
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from nvflare.app_common.executors.client_api.arrays import specs
-from nvflare.app_common.executors.client_api.arrays.memory import PREFACE, ArrayMap, PrivateMemory, SharedMemory
+from nvflare.app_common.executors.client_api.arrays.memory import PREFACE, PrivateMemory, SharedMemory
 from nvflare.app_common.executors.client_api.arrays.specs import TORCH, ArrayRefused, ArraySpec
 
 # Arrays of up to this many bytes in all travel inside their message.
@@ -35,6 +37,8 @@ INLINE_LIMIT = 1024 * 1024
 ALIGNMENT = 64
 # Bytes that stay free before and behind each array that is larger, for what nvflare's forms have there (see forms.py).
 ROOM = 512
+# Memory with such arrays, by (address, bytes) of each, until its room is taken.
+_with_room = WeakValueDictionary()
 
 _MARK_SIZE, _INDEX_SIZE = 16, 4
 
@@ -79,7 +83,6 @@ class Parcel(NamedTuple):
     mark: bytes  # random
     places: List[Place]  # of the arrays, by number
     size: int  # bytes of the memory
-    room: int = ROOM  # bytes that are free around large arrays
 
     @classmethod
     def take_apart(cls, data: Any) -> Tuple["Parcel", list]:
@@ -126,8 +129,7 @@ class Parcel(NamedTuple):
             if type(offset) is not int or not 0 <= offset <= size - spec.size:
                 raise ArrayRefused(f"an array is outside of its memory: {(offset, spec.size, size)}")
             places.append(Place(spec, offset))
-        room = description.get("room", 0)  # none in what another version has made
-        return cls(description["content"], description["mark"], places, size, room)
+        return cls(description["content"], description["mark"], places, size)
 
     def put_together(self, buffer: Any, makes_tensors: bool = True) -> Any:
         """Returns the message with its arrays, which are in the buffer.
@@ -136,12 +138,19 @@ class Parcel(NamedTuple):
             buffer: memory of at least `size` bytes.
             makes_tensors: False: what was a tensor becomes a CarriedTensor.
         """
-        if isinstance(buffer, ArrayMap) and self.room == ROOM:
-            buffer.rooms = {place.offset: place.spec.size for place in self.places if self._has_room(place)}
+        if isinstance(buffer, mmap.mmap):
+            start = _address(buffer)
+            _with_room.update({(start + place.offset, place.spec.size): buffer for place in self._places_with_room()})
         return fill_in(self.content, self.mark, [_array_in(buffer, place, makes_tensors) for place in self.places])
 
-    def _has_room(self, place: Place) -> bool:
-        return _room(place.spec) > 0 and place.offset >= ROOM and place.end <= self.size
+    def _places_with_room(self) -> List[Place]:
+        """Returns the places around which nothing is: looked up, for another version may have placed them."""
+        end = PREFACE
+        for place in sorted(self.places, key=lambda place: place.offset):
+            if place.offset - _room(place.spec) < end or place.end > self.size:
+                return []
+            end = place.end
+        return [place for place in self.places if _room(place.spec)]
 
     @property
     def array_bytes(self) -> int:
@@ -174,19 +183,15 @@ def take_room(content: memoryview, before: int, behind: int) -> Optional[memoryv
         before: bytes of room that are needed before it.
         behind: bytes behind it.
     """
-    if len(content) <= INLINE_LIMIT or max(before, behind) > ROOM:
+    if max(before, behind) > ROOM:
         return None
-    owner = content
-    while owner is not None and not isinstance(owner, ArrayMap):
-        owner = owner.obj if isinstance(owner, memoryview) else getattr(owner, "base", None)
-    if owner is None:
+    # All bytes of an array, and not a part or a copy: the address and the length are the same. Whoever comes first, on
+    # whichever thread, has the room for good: what was made there may be on its way as long as the memory is there.
+    memory = _with_room.pop((_address(content), len(content)), None) if len(content) > INLINE_LIMIT else None
+    if memory is None:
         return None
-    offset = _address(content) - _address(owner)
-    if owner.rooms.get(offset) != len(content):  # a part of an array
-        return None
-    # Of two views of one array the first gets it, whichever threads ask.
-    is_free = owner.rooms.pop(offset, None)
-    return memoryview(owner)[offset - before : offset + len(content) + behind] if is_free else None
+    offset = _address(content) - _address(memory)
+    return memoryview(memory)[offset - before : offset + len(content) + behind]
 
 
 def _address(buffer: Any) -> int:

@@ -71,7 +71,8 @@ _NAMES = {
 def carry(name: str, spec: ArraySpec, content: memoryview) -> memoryview:
     """Returns the bytes of an array in the form in which nvflare's receiver expects it under this name.
 
-    They are where the array is if there is room around it, which is so if it was handed over, else they are copied.
+    They are where the array is if there is room around it, which is so if it was handed over, else they are copied. So
+    nobody may change it until the receiver has all of it.
     """
     before, behind = frame(name, spec, content)
     carried = take_room(content, len(before), len(behind))
@@ -233,14 +234,15 @@ class _ServedArrays(Downloadable):
 
     def _take(self, start: int) -> list:
         with self._lock:
-            (made_for, future), self._ahead = self._ahead, (-1, None)
-        return future.result() if future and made_for == start else self._make(start)
+            made_for, future = self._ahead
+            if made_for == start:
+                self._ahead = -1, None
+        return future.result() if made_for == start else self._make(start)
 
     def _make_ahead(self, start: int) -> None:
-        if start < len(self._arrays):
-            future = stream_thread_pool.submit(self._make, start)
-            with self._lock:
-                self._ahead = start, future
+        with self._lock:
+            if start < len(self._arrays) and self._ahead[0] != start:  # there if one before it was asked for again
+                self._ahead = start, stream_thread_pool.submit(self._make, start)
 
     def _make(self, start: int) -> list:
         items, size = [], 0

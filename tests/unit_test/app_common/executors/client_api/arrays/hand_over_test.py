@@ -129,9 +129,10 @@ FORK = """
     import numpy as np
     from tests.unit_test.app_common.executors.client_api.arrays.two_ends import MANY, Ends, mappings
 
+    can_share = sys.argv[1] == "True"
     sent = np.ones(MANY)
-    received = Ends().to_trainer({"w": sent})["w"]
-    assert mappings() == 1
+    received = Ends(can_share).to_trainer({"w": sent})["w"]
+    assert mappings() == can_share
     child = os.fork()
     if not child:
         seen = received.copy()
@@ -154,14 +155,15 @@ FORK = """
 """
 
 
-def test_fork_after_mapping():
+@pytest.mark.parametrize("can_share", [True, False], ids=["shared memory", "pieces"])
+def test_fork_after_mapping(can_share):
     """A child reads the model and has writes of its own, as long as it lives."""
-    ended = run(FORK)
+    ended = run(FORK, str(can_share))
     assert ended.stdout == "done\n", ended.stderr
 
 
-def run(script: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", textwrap.dedent(script)]
+def run(script: str, *args: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", textwrap.dedent(script), *args]
     return subprocess.run(command, input="", capture_output=True, text=True)
 
 

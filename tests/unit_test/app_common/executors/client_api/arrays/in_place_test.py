@@ -16,10 +16,10 @@
 import numpy as np
 import pytest
 
-from nvflare.app_common.executors.client_api.arrays.memory import CAN_SHARE
-from nvflare.app_common.executors.client_api.arrays.parcels import ROOM, take_room
+from nvflare.app_common.executors.client_api.arrays.memory import CAN_SHARE, PREFACE, PrivateMemory
+from nvflare.app_common.executors.client_api.arrays.parcels import ROOM, Parcel, Place, new_mark, placeholder, take_room
 from nvflare.app_common.executors.client_api.arrays.serve import carry
-from nvflare.app_common.executors.client_api.arrays.specs import bytes_of, spec_of
+from nvflare.app_common.executors.client_api.arrays.specs import NUMPY, ArraySpec, bytes_of, spec_of
 from nvflare.app_common.np.np_downloader import ArrayConsumer
 from tests.unit_test.app_common.executors.client_api.arrays.specs_test import assert_same
 from tests.unit_test.app_common.executors.client_api.arrays.two_ends import MANY, Ends
@@ -86,27 +86,40 @@ def test_two_views_of_all_bytes():
         assert_server_reads(data, view)
 
 
-def test_sender_of_a_version_without_room():
-    def send(sender, receiver, message):
-        with sender.pack(message) as packed:
-            (parcel,) = [part for part in packed.payload.values() if "places" in part]
-            del parcel["room"]
-            return receiver.unpack(packed.payload)
+def placed_by_another_version(gap: int) -> dict:
+    """Returns the arrays of a message in whose memory so many bytes are between two of them."""
+    places, end = [], PREFACE
+    for shape in ((MANY,), (MANY + 8,)):
+        places.append(Place(ArraySpec(NUMPY, "<f8", shape), end + gap))
+        end += gap + places[-1].spec.size
+    memory = PrivateMemory(end + gap)
+    for number, place in enumerate(places):
+        memory.write(place.offset, np.full(place.spec.shape, number + 1.0).tobytes())
+    mark = new_mark()
+    content = {number: placeholder(mark, number) for number in range(len(places))}
+    return Parcel(content, mark, places, memory.size).put_together(memory.map(is_private=True))
 
-    ends = Ends()
-    ends.send = send
-    for array in ends.to_job(model()).values():
-        assert not is_in_place(carried(array), array)
+
+@pytest.mark.parametrize("gap", [0, ROOM - 64, ROOM, 2 * ROOM])
+def test_room_is_seen_and_not_believed(gap):
+    arrays = placed_by_another_version(gap)
+    served = [carried(array) for array in arrays.values()]
+    for number, (data, array) in enumerate(zip(served, arrays.values())):
+        assert (array == number + 1).all()
+        assert_server_reads(data, array)
+        assert is_in_place(data, array) == (gap == 2 * ROOM)
 
 
-def test_tensor_without_torch(torch):
-    ends = Ends()
-    ends.job.makes_tensors = False
-    array = ends.to_job({"t": torch.arange(float(MANY)), "u": torch.ones(MANY)})["t"]
-    data = carry("T3", array.spec, array.content)
+@pytest.mark.parametrize("makes_tensors", [True, False])
+def test_tensor(torch, makes_tensors):
     safetensors = pytest.importorskip("safetensors.torch")
+    ends = Ends()
+    ends.job.makes_tensors = makes_tensors
+    tensor = ends.to_job({"t": torch.arange(float(MANY)), "u": torch.ones(MANY)})["t"]
+    spec, content = (spec_of(tensor), bytes_of(tensor)) if makes_tensors else (tensor.spec, tensor.content)
+    data = carry("T3", spec, content)
     assert torch.equal(safetensors.load(bytes(data))["T3"], torch.arange(float(MANY)))
-    assert is_in_place(data, np.frombuffer(array.content, np.uint8))
+    assert is_in_place(data, np.frombuffer(content, np.uint8))
 
 
 def test_more_than_the_room():
