@@ -19,9 +19,13 @@ import pytest
 import nvflare.client.ex_process.api as api
 from nvflare.app_common.executors.client_api.session.trainer_agent import trainer_end
 
+REPLACED = ("FlareAgentWithFLModel", "ModelRegistry", "create_analytic_dxo")
 
-def test_agent_that_cannot_be_replaced_is_named_before_anything_is_done(monkeypatch):
-    monkeypatch.delattr(api, "FlareAgentWithFLModel")
-    with pytest.raises(ImportError, match="has no FlareAgentWithFLModel"):
+
+@pytest.mark.parametrize("missing", REPLACED)
+def test_what_cannot_be_replaced_is_named_before_anything_is_done(monkeypatch, missing):
+    monkeypatch.delattr(api, missing)
+    before = [getattr(api, name, None) for name in REPLACED]
+    with pytest.raises(ImportError, match=f"has no {missing}"):
         trainer_end("no_module.NoPipe")
-    assert not hasattr(api, "FlareAgentWithFLModel")
+    assert [getattr(api, name, None) for name in REPLACED] == before
