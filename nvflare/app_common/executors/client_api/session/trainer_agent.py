@@ -76,14 +76,16 @@ def trainer_end(end_class: str, log_levels: Optional[Dict[str, int]] = None, **a
     """
     import nvflare.client.ex_process.api as api
 
-    for name, ours in (
-        ("FlareAgentWithFLModel", TrainerAgent),
-        ("ModelRegistry", TrainerModelRegistry),
-        ("create_analytic_dxo", create_record),
-    ):
+    ours = {
+        "FlareAgentWithFLModel": TrainerAgent,
+        "ModelRegistry": TrainerModelRegistry,
+        "create_analytic_dxo": create_record,
+    }
+    for name in ours:
         if not hasattr(api, name):
             raise ImportError(f"{api.__name__} of this nvflare has no {name}, which the trainer's has to replace")
-        setattr(api, name, ours)
+    for name, replacement in ours.items():
+        setattr(api, name, replacement)
     log_to_output(log_levels or {}, told=(__name__, exchange.__name__, progress.__name__))
     return load_class(end_class)(**arguments)
 
@@ -94,6 +96,8 @@ def create_record(tag: str, **fields) -> DXO:
 
 
 class TrainerAgent(FlareAgentWithFLModel):
+    """The agent of `flare` in a trainer's process: one session with the job, from joining it to leaving it."""
+
     def __init__(self, pipe: Channel, **kwargs):
         to_nvflare = ResultConverter(kwargs.pop("to_nvflare_converter", None))
         super().__init__(pipe=pipe, to_nvflare_converter=to_nvflare, **{**kwargs, "heartbeat_timeout": 0})
