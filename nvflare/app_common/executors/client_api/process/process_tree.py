@@ -51,6 +51,8 @@ class TrainerLaunchError(RuntimeError):
 
 
 class ProcessStatus(str, Enum):
+    """What of a launch is there; see _MOVES for what follows what."""
+
     STARTING = "starting"
     RUNNING = "running"
     EXITED = "exited"  # the command has ended, descendants may be left
@@ -69,6 +71,8 @@ _ENDED = {ProcessStatus.EXITED, ProcessStatus.STOPPED}
 
 
 class TreeUsage(NamedTuple):
+    """What the processes of a launch have done, and whether they can do anything."""
+
     cpu_seconds: float  # of all processes, ended ones included
     is_stopped: bool  # there are processes, and a signal (SIGSTOP, a debugger) has stopped every one
 
@@ -102,12 +106,12 @@ class OwnedTree:
             cwd (str): its working directory.
             grace (float): seconds from the death of this process to SIGKILL.
             on_line (Callable[[str], None]): receives each line, on the watching thread.
-            on_exit (Callable[[str], None]): receives `exit_text` once a started command has ended, on the same thread.
+            on_exit (Callable[[str], None]): receives why a started command has ended, such as "exit code 3" or "killed
+                by SIGKILL", once it has, on the same thread.
             left_file (str): a file that the guard removes if this process dies before it could.
         """
         self.pid: Optional[int] = None  # of the command, also after its end
         self.returncode: Optional[int] = None  # as subprocess has it; None if the guard died before the command
-        self.exit_text = ""  # why the command ended, such as "exit code 3" or "killed by SIGKILL"; empty while it runs
         self.was_signalled = False  # the command was not left to end by itself
         self.error = ""  # why it was not started
         self.status = ProcessStatus.STARTING
@@ -266,7 +270,6 @@ class OwnedTree:
     def _leader_ended(self, how: str) -> None:
         self._drain()
         with self._changed:
-            self.exit_text = how
             self._move(ProcessStatus.EXITED, how)
         _call(self._on_exit, how)
 

@@ -58,8 +58,8 @@ class TrainerProcess(Launcher):
     ):
         """Owns at most one trainer process tree at a time; its methods may be called from any thread but on_exit's.
 
-        Whoever drives it may set two attributes. `on_exit` receives the tree's `exit_text` once per launch, when the
-        command has ended for whatever reason, stop_task() included; all that it wrote is in the tree's output by then.
+        Whoever drives it may set two attributes. `on_exit` receives why the command has ended, such as "exit code 3",
+        once per launch, stop_task() included; all that the command wrote is in the tree's output by then.
         It runs on the watching thread: it must return soon, and call nothing here. `left_file` is a file to be removed
         if this process dies before it could do so.
 

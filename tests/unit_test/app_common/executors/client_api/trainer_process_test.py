@@ -159,7 +159,7 @@ class TestNaturalEnd:
     )
     def test_exit_is_told_with_its_cause(self, trainer, action, text, code):
         trainer.run("say=last words", action)
-        assert trainer.await_exit() == text == trainer.tree.exit_text
+        assert trainer.await_exit() == text
         assert trainer.tree.returncode == code
         assert trainer.tree.output.tail().startswith("last words")
         assert trainer.tree.wait_exit(LIMIT) and trainer.tree.status is ProcessStatus.EXITED
@@ -182,7 +182,7 @@ class TestNaturalEnd:
         trainer.await_line("ready")
         assert not trainer.tree.wait_exit(0.2)
         trainer.stop(0.0)
-        assert trainer.tree.exit_text == "killed by SIGTERM"
+        assert trainer.await_exit() == "killed by SIGTERM"
 
     def test_relaunch_after_an_exit(self, trainer):
         for code in (3, 4):
@@ -201,7 +201,7 @@ class TestStop:
     def test_natural_exit_within_shutdown_timeout(self, trainer):
         trainer.run("say=ready", "write=bye\\n", "exit=0")
         trainer.stop(LIMIT, 0.0)
-        assert (trainer.tree.exit_text, trainer.tree.status) == ("exit code 0", ProcessStatus.STOPPED)
+        assert (trainer.await_exit(), trainer.tree.status) == ("exit code 0", ProcessStatus.STOPPED)
 
     @pytest.mark.parametrize("actions", [("ignore_sigterm", "say=ready", "hang"), ("say=ready", "spin")])
     def test_sigkill_for_who_does_not_heed_sigterm(self, trainer, actions):
@@ -210,7 +210,7 @@ class TestStop:
         if "spin" in actions:
             trainer.await_line("spinning")
         trainer.stop(0.0, 0.2)
-        assert trainer.tree.exit_text == "killed by SIGKILL"
+        assert trainer.await_exit() == "killed by SIGKILL"
 
     @pytest.mark.parametrize("actions", [("grandchild",), ("daemon",), ("grandchild", "daemon")])
     def test_descendants_are_ended_after_the_exit_of_the_command(self, trainer, marker, actions):
@@ -233,7 +233,7 @@ class TestStop:
         trainer.run("say=ready", "freeze", "hang")
         trainer.await_line("ready")
         trainer.stop(0.0)
-        assert trainer.tree.exit_text == "killed by SIGTERM"
+        assert trainer.await_exit() == "killed by SIGTERM"
 
     @pytest.mark.parametrize("end, text", [("exit=3", "exit code 3"), ("hang", "killed by SIGTERM")])
     def test_clean_up_by_a_trap(self, trainer, end, text):
@@ -293,7 +293,7 @@ class TestDeathOfAnOwner:
         trainer.await_line("ready")
         os.kill(trainer.guard_pid, signal.SIGSTOP)
         trainer.stop(0.0, 0.1)
-        assert trainer.tree.exit_text == "killed by SIGKILL"
+        assert trainer.await_exit() == "killed by SIGKILL"
 
     # A client job process (CJ) that launches what its arguments say.
     CJ = """
@@ -448,7 +448,7 @@ class TestLauncher:
         abort_signal = Signal()
         abort_signal.trigger(True)
         trainer.stop(100 * LIMIT, LIMIT, abort_signal)
-        assert trainer.tree.exit_text == "killed by SIGTERM"
+        assert trainer.await_exit() == "killed by SIGTERM"
 
 
 class TestCommand:
