@@ -38,7 +38,7 @@ class Owner(NamedTuple):
         namespace = ""
         with suppress(OSError):
             namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
-        boot = read_line("/proc/sys/kernel/random/boot_id")
+        boot = told_by_kernel("/proc/sys/kernel/random/boot_id")
         return cls(str(os.getpid()), _start_time(os.getpid()) or "", namespace, boot, socket.gethostname())
 
     @classmethod
@@ -84,7 +84,7 @@ def _start_time(pid) -> Optional[str]:
     return "".join(fields[19:20])
 
 
-def read_line(path: str) -> str:
+def told_by_kernel(path: str) -> str:
     """Returns what a small file of the kernel's says; empty if there is none, or if it cannot be read."""
     try:
         return Path(path).read_text(errors="replace").strip()

@@ -30,6 +30,7 @@ from contextlib import contextmanager
 from typing import Dict, Iterator, List, Optional
 
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
+from nvflare.app_common.executors.client_api.job_owner import told_by_kernel
 
 # What the beginning of the memory holds: its number.
 PREFACE = 64
@@ -223,7 +224,7 @@ _V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", 
 def _cgroup_folders(root: str) -> List[tuple]:
     # From the process's own cgroup up to the root: each has a limit of its own.
     folders = []
-    for line in _read(os.path.join(root, "proc/self/cgroup")).splitlines():
+    for line in told_by_kernel(os.path.join(root, "proc/self/cgroup")).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
@@ -235,7 +236,7 @@ def _cgroup_folders(root: str) -> List[tuple]:
 
 
 def _left_in(folder: str, limit_name: str, used_name: str, *reclaimable: str) -> Optional[int]:
-    limit, used = (_read(os.path.join(folder, name)).strip() for name in (limit_name, used_name))
+    limit, used = (told_by_kernel(os.path.join(folder, name)) for name in (limit_name, used_name))
     if not limit.isdigit() or not used.isdigit():
         return None  # no limit, or no such cgroup
     stat = _fields(os.path.join(folder, "memory.stat"))
@@ -243,12 +244,4 @@ def _left_in(folder: str, limit_name: str, used_name: str, *reclaimable: str) ->
 
 
 def _fields(path: str) -> Dict[str, int]:
-    return {name: int(value) for name, value in re.findall(r"^(\w+):?\s+(\d+)", _read(path), re.MULTILINE)}
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path) as f:
-            return f.read()
-    except OSError:
-        return ""
+    return {name: int(value) for name, value in re.findall(r"^(\w+):?\s+(\d+)", told_by_kernel(path), re.MULTILINE)}

@@ -30,7 +30,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Iterable, List, Tuple
 
-from nvflare.app_common.executors.client_api.job_owner import Owner, read_line
+from nvflare.app_common.executors.client_api.job_owner import Owner, told_by_kernel
 from nvflare.app_common.executors.client_api.session import limits
 
 # What a file is named while it is being written; random letters and the owner follow.
@@ -196,6 +196,6 @@ def _is_own_group(gid: int) -> bool:
 def _users_of_no_name() -> set:
     # In a container that does not know its host's root (rootless, Apptainer) the host's own folders belong to this one;
     # so do those of its other users, who cannot be told from root there.
-    id_map = read_line("/proc/self/uid_map").splitlines()
+    id_map = told_by_kernel("/proc/self/uid_map").splitlines()
     is_partial = id_map and all(line.split()[1] != "0" for line in id_map)
-    return {int(read_line("/proc/sys/fs/overflowuid") or 65534)} if is_partial else set()
+    return {int(told_by_kernel("/proc/sys/fs/overflowuid") or 65534)} if is_partial else set()
