@@ -14,10 +14,10 @@
 
 """One end of a session, whatever carries it: a cell (TrainerPipe), or a pipe that the job brings (ForeignPipe).
 
-A message goes as a letter, and each letter is answered. The trainer's first one is HELLO, by which both ends prove
-that they know the session's secret (see handshake.py). From then on each letter and each answer carries a seal (see
-seals.py), which is checked before anything is unpacked. A letter that got no answer is sent again as it is, and taken
-once. When `send` has returned True the other end has the message, arrays included.
+A message goes as a letter, and each letter but a heartbeat is answered. The trainer's first one is HELLO, by which both
+ends prove that they know the session's secret (see handshake.py). From then on each letter and each answer carries a
+seal (see seals.py), which is checked before anything is unpacked. A letter that got no answer is sent again as it is,
+and taken once. When `send` has returned True the other end has the message, arrays included.
 
 A channel has four hooks, which are set before `open()` and called on its threads: `on_hello` answers whoever wants to
 join, `on_message` takes a message before it is answered, `find_death` judges the silence of the peer, and `on_lost` is
@@ -68,8 +68,9 @@ class Channel(Pipe):
 
     def __init__(
         self,
-        secret: str = "",
-        challenge: str = "",
+        *,
+        secret: str,
+        challenge: str,
         heartbeat_interval: float = 5.0,
         heartbeat_timeout: float = 30.0,
         is_attached: bool = False,
@@ -85,8 +86,7 @@ class Channel(Pipe):
             heartbeat_timeout: seconds; 0 for no check.
             is_attached: whether somebody else owns the trainer's process.
             owner: the CJ as job_owner.Owner tells it, for a trainer whose process it owns.
-            of_pipe: arguments of the kind of Pipe that this is, too; its mode is "PASSIVE" at the CJ, "ACTIVE" in the
-                trainer.
+            of_pipe: of the kind of Pipe that this is, too; its mode is "PASSIVE" at the CJ, "ACTIVE" in the trainer.
         """
         super().__init__(**of_pipe)
         self.logger = get_obj_logger(self)
