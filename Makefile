@@ -3,8 +3,8 @@
 # PYTHON   the Python (3.10 or newer) to create $(VENV) with; `make clean` before you change it
 # VENV     where to install
 # WORKERS  how many tests of `make test` run side by side; most of them wait for something most of the time
-# CHAOS, SOAK_ROUNDS, FUZZ_EXAMPLES  where `make chaos` writes, how many rounds its soak has, and its random inputs: 3.5
-#          times as many
+# CHAOS, SOAK_ROUNDS, FUZZ_EXAMPLES  where `make chaos` writes, how many rounds its soak has, and how many random inputs
+#          a fuzz test of it has, unless that takes a share of them only: some 7 times as many in all
 # NVFLARE  the nvflare to install, as a pip requirement, for example NVFLARE=nvflare==2.8.0
 
 PYTHON ?= python3

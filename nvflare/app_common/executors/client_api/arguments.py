@@ -28,6 +28,8 @@ from nvflare.app_common.app_constant import AppConstants
 
 
 class ExecutionMode:
+    """How a Client API script runs: who starts its process, and whether it has one."""
+
     IN_PROCESS = "in_process"
     EXTERNAL_PROCESS = "external_process"
     ATTACH = "attach"
@@ -104,6 +106,8 @@ def _seconds(positive: bool, optional: bool) -> Callable:
 
 
 class Rule(NamedTuple):
+    """What an argument may be, and where."""
+
     default: Any
     check: Callable  # returns the value to store, or raises ValueError with what is allowed
     modes: Iterable[str]  # where the argument has a meaning
@@ -158,7 +162,7 @@ def check_arguments(mode: str, given: dict) -> dict:
         given: all arguments by name; what is no argument is ignored.
 
     Returns:
-        The arguments as they are to be stored: blank strings are None, flags are bool.
+        The arguments as they are to be stored: a blank command or path is None, flags are bool.
 
     Raises:
         ValueError: names the first bad argument, its value and what is allowed.
