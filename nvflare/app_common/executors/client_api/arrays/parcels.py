@@ -44,6 +44,8 @@ _MARK_SIZE, _INDEX_SIZE = 16, 4
 
 
 class Place(NamedTuple):
+    """Where in a memory an array is, with the free bytes behind it that are its own."""
+
     spec: ArraySpec
     offset: int
 
@@ -79,6 +81,8 @@ class CarriedTensor:
 
 
 class Parcel(NamedTuple):
+    """A message without its arrays, and where in one memory these are."""
+
     content: Any  # the message, with `mark` and the array's number in the place of each array
     mark: bytes  # random
     places: List[Place]  # of the arrays, by number

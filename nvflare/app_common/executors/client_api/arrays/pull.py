@@ -60,6 +60,8 @@ SHORT_TIMEOUT = 5.0
 
 
 class Pulled(NamedTuple):
+    """A task that has come, and what it took."""
+
     task: Any  # with its arrays: a Placed one, or with the arrays themselves
     size: int  # bytes
     seconds: float

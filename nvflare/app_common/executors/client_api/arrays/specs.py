@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What an array is, apart from its bytes, and the two forms in which nvflare carries arrays.
+"""What an array is, apart from its bytes.
 
 NumPy arrays and PyTorch tensors (of any dtype, on any device) are both described by an `ArraySpec`. torch is imported
 by none of this: who has a tensor has imported it, and who carries its bytes needs no more than their description.
@@ -61,6 +61,8 @@ class ArrayRefused(ValueError):
 
 
 class ArraySpec(NamedTuple):
+    """The description of an array: its kind, type, shape and order."""
+
     kind: str  # NUMPY or TORCH
     dtype: str  # NumPy's string (byte order, kind, size), or torch's name
     shape: tuple

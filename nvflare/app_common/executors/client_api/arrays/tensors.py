@@ -47,6 +47,8 @@ def _decomposer() -> ViaDownloaderDecomposer:
 
 
 class TensorCarrier(ViaDownloaderDecomposer):
+    """Stands in for nvflare's decomposer of tensors, which is imported, with torch, only for a tensor itself."""
+
     def __init__(self):
         super().__init__(_CHUNK_SIZE, "tensor_")
 

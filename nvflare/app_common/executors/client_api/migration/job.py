@@ -56,17 +56,23 @@ class Surroundings(NamedTuple):
 
 
 class NewArgument(NamedTuple):
+    """An argument of a new executor."""
+
     name: str
     value: Any
     old_name: Optional[str] = None  # of the legacy argument that it comes from
 
 
 class NewExecutor(NamedTuple):
+    """What a legacy executor becomes."""
+
     position: int  # in the config's executors
     arguments: List[NewArgument]
 
 
 class NewFilter(NamedTuple):
+    """A filter that converts as a legacy executor did."""
+
     section: str
     converter_id: str
     tasks: List[str]

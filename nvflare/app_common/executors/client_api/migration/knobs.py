@@ -23,6 +23,8 @@ IN_PROCESS, LAUNCHER = "in_process", "external_process"
 
 
 class LegacyExecutor(NamedTuple):
+    """What is to be known of a legacy executor's class."""
+
     mode: str  # the execution mode that takes its place
     exchange_format: str  # its default
     converts: bool  # whether it converts between the two formats without converter components
@@ -56,6 +58,8 @@ JOB_KEYS = "keys of the job"
 
 
 class Knob(NamedTuple):
+    """What becomes of a legacy argument."""
+
     fate: str
     becomes: Optional[str]  # its new name
     why: str

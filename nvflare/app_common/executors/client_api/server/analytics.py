@@ -65,6 +65,8 @@ _last_timestamp = 0.0
 
 
 class Audience(NamedTuple):
+    """Who hears of what a script logs."""
+
     is_converted: bool  # a component makes federated events of the site's own, for the server
     is_heard: bool  # somebody may listen
 

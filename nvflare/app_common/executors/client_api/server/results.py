@@ -36,6 +36,8 @@ _TASK, _RESULT = "__client_api_task__", "__client_api_result__"
 
 
 class Results:
+    """The results of one executor, from the task that each answers until the server has dealt with it."""
+
     def __init__(self):
         self.logger = get_obj_logger(self)
         self._server = ResultServer()

@@ -61,6 +61,8 @@ def sealed_head(topic: str, head: str) -> bytes:
 
 
 class Answer(NamedTuple):
+    """What the other end says to a letter."""
+
     content: bytes  # the words that answer a HELLO; else why the message is refused, empty if it is taken
     seal: Optional[bytes]
 
