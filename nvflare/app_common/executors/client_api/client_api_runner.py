@@ -28,12 +28,13 @@ import os
 import shlex
 from typing import Optional
 
-from nvflare.app_common.executors.client_api.arguments import ExecutionMode
+from nvflare.app_common.executors.client_api.arguments import RULES, ExecutionMode, check_arguments
 from nvflare.app_common.executors.client_api.formats.job_formats import (
     PARAMS_EXCHANGE_FORMAT,
     PARAMS_TRANSFER_TYPE,
     SERVER_EXPECTED_FORMAT,
     checked_formats,
+    value_of,
 )
 from nvflare.app_common.executors.client_api.migration.advice import unknown_argument
 from nvflare.app_common.executors.client_api.migration.script_runner import REPLACED, take_out_runners
@@ -96,6 +97,7 @@ class ClientAPIRunner:
             TypeError: names an argument that there is not, and what takes its place.
         """
         _check_names(execution_mode, executor_args)
+        command = _checked_command(command, execution_mode)
         self._client_config = _checked_formats(framework, server_expected_format, params_transfer_type)
         self._script = _checked_script(script, execution_mode)
         own_args = self._script_arguments(script_args, execution_mode, command)
@@ -106,16 +108,18 @@ class ClientAPIRunner:
         ClientAPIExecutor(**self._executor_args)  # finds what is wrong now, not when the job is built
 
     def _script_arguments(self, script_args: str, execution_mode: str, command: Optional[str]) -> dict:
-        if not isinstance(script_args, str):
-            raise ValueError(f"script_args must be a string, but is {script_args!r}")
+        try:  # here, because the executor would name an argument of its own
+            RULES["task_script_args"].check(script_args)
+        except ValueError as e:
+            raise ValueError(f"script_args must be {e}, but is {script_args!r}") from None
         if execution_mode == ExecutionMode.IN_PROCESS:
-            return {"command": command, "task_script_path": self._script_at_site(), "task_script_args": script_args}
+            return {"task_script_path": self._script_at_site(), "task_script_args": script_args}
         if execution_mode == ExecutionMode.EXTERNAL_PROCESS:
             path = os.path.join("custom", self._script_at_site())  # which stays as it is if it is absolute
-            return {"command": f"{command or DEFAULT_COMMAND} {shlex.quote(path)} {script_args}".strip()}
+            return {"command": f"{command} {shlex.quote(path)} {script_args}".strip()}
         if script_args:
             raise ValueError(f"script_args have no meaning in execution_mode {execution_mode}, but are {script_args!r}")
-        return {"command": command}
+        return {}
 
     def _is_shipped(self) -> bool:
         return os.path.isfile(self._script)
@@ -160,10 +164,12 @@ class ClientAPIRunner:
             sites: where; if there are none, wherever the recipe has one.
 
         Raises:
-            TypeError: a site is no string.
+            TypeError: this is no recipe and no job, or a site is no string.
             ValueError: there is no such runner, or more than one, or other formats than the server is made for.
         """
-        job = recipe if isinstance(recipe, FedJob) else recipe.job
+        job = recipe if isinstance(recipe, FedJob) else getattr(recipe, "job", None)
+        if not isinstance(job, FedJob):
+            raise TypeError(f"recipe must be a Recipe or a FedJob, but is {recipe!r}")
         for name, before in take_out_runners(job, sites, self._client_config).items():
             # A Lightning script that never validates fails where metrics are asked for.
             asked = {"train_with_evaluation": before.train_with_evaluation}
@@ -192,17 +198,24 @@ def _check_names(execution_mode, executor_args: dict) -> None:
         raise TypeError(f"{name} is {unknown_argument('ClientAPIRunner', name, names).partition(', and migrate')[0]}")
 
 
+def _checked_command(command, execution_mode) -> Optional[str]:
+    """The words before the script, checked as the executor does, before they are put into a longer command."""
+    is_unset = command is None or (isinstance(command, str) and not command.strip())
+    if is_unset and execution_mode == ExecutionMode.EXTERNAL_PROCESS:
+        return DEFAULT_COMMAND
+    defaults = {name: rule.default for name, rule in RULES.items()}
+    return check_arguments(execution_mode, {**defaults, "command": command})["command"]
+
+
 def _checked_formats(framework, server_expected_format, params_transfer_type) -> dict:
-    if framework not in _FORMATS:
-        frameworks = ", ".join(key.value for key in _FORMATS)
-        raise ValueError(f"framework must be one of {frameworks}, but is {framework!r}")
+    framework = value_of("framework", framework, FrameworkType)
     return checked_formats(
         {
             PARAMS_EXCHANGE_FORMAT: _FORMATS[framework],
             SERVER_EXPECTED_FORMAT: server_expected_format,
             PARAMS_TRANSFER_TYPE: params_transfer_type,
         },
-        f"framework {FrameworkType(framework).value}",
+        f"framework {framework}",
     )
 
 

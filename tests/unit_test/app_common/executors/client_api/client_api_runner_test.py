@@ -17,6 +17,7 @@
 import importlib
 import inspect
 import json
+import re
 import shlex
 import sys
 import textwrap
@@ -116,6 +117,18 @@ class TestExport:
         assert executors(config) == [(["task-0"], {**arguments, "launch_once": False})]
         assert names == {"train.py", "step.py"}
 
+    @pytest.mark.parametrize("command", [None, "", " \t"])
+    @pytest.mark.parametrize(
+        "mode, expected",
+        [
+            ("external_process", {"command": "python3 -u custom/train.py"}),
+            ("in_process", {"task_script_path": "train.py"}),
+        ],
+    )
+    def test_blank_command_is_unset(self, exported, command, mode, expected):
+        config, _ = exported(ClientAPIRunner("train.py", execution_mode=mode, command=command, framework=NUMPY))
+        assert executors(config)[0][1] == {"execution_mode": mode, **expected}
+
     def test_attach(self, exported):
         config, names = exported(ClientAPIRunner(execution_mode="attach", framework=NUMPY, attach_timeout=60.0))
         assert executors(config) == [(["task-0"], {"execution_mode": "attach", "attach_timeout": 60.0})]
@@ -189,10 +202,32 @@ class TestErrors:
             ({"script": " ", "execution_mode": "external_process"}, ["script", "external_process"]),
             ({"execution_mode": "attach"}, ["script", "attach", "train.py"]),
             ({"script": None, "execution_mode": "attach", "script_args": "1"}, ["script_args", "attach"]),
-            ({"execution_mode": "remote"}, ["execution_mode", "remote"]),
+            (
+                {"execution_mode": "external", "script_args": "1", "script": None},
+                ["invalid execution_mode 'external': must be one of"],
+            ),
             ({"script_args": 1}, ["script_args", "1"]),
-            ({"script_args": "'"}, ["task_script_args", "No closing quotation"]),
+            *(
+                (
+                    {"script_args": "'a", "execution_mode": mode},
+                    ["script_args must be a string", "No closing quotation"],
+                )
+                for mode in ("in_process", "external_process")
+            ),
             ({"command": "python3"}, ["command", "external_process", "in_process"]),
+            *(
+                ({"command": command, "execution_mode": "external_process"}, ["command must be", f"but is {command!r}"])
+                for command in (["torchrun", "--x"], [], 0, "torchrun \\")
+            ),
+            *(
+                ({name: value}, [f"{name} must be one of", f"but is {value!r}", allowed])
+                for name, allowed in [
+                    ("framework", "tensorflow"),
+                    ("server_expected_format", "keras_layer_weights"),
+                    ("params_transfer_type", "DIFF"),
+                ]
+                for value in ([], {}, None)
+            ),
             ({"framework": "jax"}, ["framework", "jax", "pytorch"]),
             ({"server_expected_format": "onnx"}, ["server_expected_format", "onnx", "numpy"]),
             ({"params_transfer_type": "HALF"}, ["params_transfer_type", "HALF", "DIFF"]),
@@ -367,6 +402,11 @@ class TestInARecipe:
             runner.replace_in(recipe(launch_external_process=True), "site-1")
         with pytest.raises(TypeError, match=r"sites must be names, .* one is \['site-1'\]"):
             runner.replace_in(recipe(launch_external_process=True), ["site-1"])
+        for wrong in (None, 5, NumpyFedAvgRecipe):
+            with pytest.raises(
+                TypeError, match=f"recipe must be a Recipe or a FedJob, but is {re.escape(repr(wrong))}"
+            ):
+                runner.replace_in(wrong)
         old = recipe()
         runner.replace_in(old)
         with pytest.raises(ValueError, match="no runner of nvflare's to replace at any site"):
