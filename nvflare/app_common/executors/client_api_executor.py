@@ -151,8 +151,7 @@ class ClientAPIExecutor(Executor):
             UnsafeJobError: from the backend, as it is.
         """
         try:
-            with self._next_turn(abort_signal):
-                self._stats["current_task"] = task_name
+            with self._next_turn(task_name, abort_signal):
                 result = self._execute(task_name, shareable, fl_ctx, abort_signal)
                 self._stats["tasks_done"] += 1
                 return result
@@ -164,8 +163,6 @@ class ClientAPIExecutor(Executor):
             # A typed error is its own explanation, anything else is a defect: show where.
             cause = str(e) if isinstance(e, TrainerError) else secure_format_traceback()
             return self._failure_reply(f"task {task_name!r} failed ({self._execution_mode}): {cause}", fl_ctx)
-        finally:
-            self._stats["current_task"] = ""
 
     def _execute(self, task_name, shareable, fl_ctx, abort_signal) -> Shareable:
         analytics, backend = self._analytics, self._backend  # which the end of the job takes away
@@ -191,13 +188,15 @@ class ClientAPIExecutor(Executor):
         return result
 
     @contextmanager
-    def _next_turn(self, abort_signal: Signal):
+    def _next_turn(self, task_name: str, abort_signal: Signal):
         while not self._turn.acquire(timeout=ABORT_CHECK_INTERVAL):
             if abort_signal.triggered:
                 raise TaskAborted()
         try:
+            self._stats["current_task"] = task_name
             yield
         finally:
+            self._stats["current_task"] = ""
             self._turn.release()
 
     def _failure_reply(self, cause: str, fl_ctx: FLContext) -> Shareable:

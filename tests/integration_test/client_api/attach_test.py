@@ -14,6 +14,7 @@
 
 """The trainer's side of attach: the command line and what a scheduler sees of it, notebooks, residents, other ranks."""
 
+import math
 import os
 import shlex
 import signal
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import pytest
 
-from nvflare.app_common.executors.client_api.attach import ExitCode, pause_after
+from nvflare.app_common.executors.client_api.attach import ExitCode, pause_after, pause_of_look
 from nvflare.app_common.executors.client_api.session.rendezvous import RENDEZVOUS_FILE
 from tests.integration_test.client_api import attach_job
 from tests.integration_test.client_api.attach_harness import RUNNER, attach_command, attached, rendezvous, workspace
@@ -207,6 +208,10 @@ class TestSeveralJobs:
         assert pause_after(in_vain, 0.0) == pause
         assert pause_after(in_vain, 0.25) == pause - 0.25
         assert pause_after(in_vain, 100.0) == 0.0
+
+    @pytest.mark.parametrize("took, left, pause", [(0.0, math.inf, 0.2), (0.5, math.inf, 5.0), (0.5, 3.0, 3.0)])
+    def test_slow_file_system_is_left_alone_for_longer(self, took, left, pause):
+        assert pause_of_look(took, left) == pause
 
 
 class TestJobThatIsKilled:

@@ -21,12 +21,14 @@ from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Optional
 
+import numpy as np
 import pytest
 
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.fl_model import FLModel
+from nvflare.app_common.executors.client_api.arrays.exchange import Exchange
 from nvflare.app_common.executors.client_api.backend_spec import TrainerError
 from nvflare.app_common.executors.client_api.session import limits
 from nvflare.app_common.executors.client_api.session.channel import Channel
@@ -283,6 +285,21 @@ def test_task_that_no_message_can_carry(session, join, execute):
     session.pipe.cell.core_cell.max_msg_size = 10
     assert "one message takes at most 10" in execute().get(timeout=LIMIT)
     assert session.state is SessionState.READY
+
+
+@pytest.mark.parametrize("make", ["cell"], indirect=True)
+def test_time_of_a_message_counts_from_its_first_piece(session, join):
+    join()
+    cell, send = session.pipe.cell.core_cell, session.pipe.cell.core_cell.send_request
+
+    def send_slowly(*args, **options):
+        threading.Event().wait(0.1)
+        return send(*args, **options)
+
+    cell.send_request, session.pipe.exchange = send_slowly, Exchange(can_share=False)
+    model = {"w": np.ones(2 * 1024 * 1024)}  # 16 pieces, 4 at a time
+    assert not session.pipe.send(Message.new_request(TASK, model), timeout=0.3)
+    assert session.pipe.send(Message.new_request(TASK, model))
 
 
 @pytest.mark.parametrize("make", ["cell"], indirect=True)

@@ -52,7 +52,6 @@ from nvflare.fuel.utils.config_service import ConfigService
 from nvflare.security.logging import secure_format_traceback
 
 # Limits of attach; --wait is the only one that its user can set.
-
 # Seconds between two looks at the workspace: it may be on a shared file system, which tells nobody of new files.
 LOOK_INTERVAL = 0.2
 # Seconds between two lines that tell that it still waits.
@@ -176,9 +175,12 @@ def _wait(look, what: str, timeout: Optional[float]):
         if now >= next_word:
             next_word = now + PROGRESS_INTERVAL
             _say(f"waiting for {what} ...")
-        # Looking through a large workspace must not become all that its file system does.
-        rest = timeout - (now - start) if timeout is not None else LOOK_INTERVAL
-        pause.wait(min(max(LOOK_INTERVAL, 10 * (now - began)), rest))
+        pause.wait(pause_of_look(now - began, float("inf") if timeout is None else timeout - (now - start)))
+
+
+def pause_of_look(took: float, left: float) -> float:
+    """Returns the seconds to the next look: after one that took so many, with so many left to wait."""
+    return min(max(LOOK_INTERVAL, 10 * took), left)  # or looking would be all that a file system does
 
 
 def _say(text: str) -> None:
@@ -287,7 +289,8 @@ def _attach(args) -> int:
         pause = pause_after(in_vain, time.monotonic() - began)
         if pause:
             _give_up_claim("the trainer pauses")
-            _say(f"the next run of {args.script[0]} is in {pause:.1f} s, after {in_vain} in vain")
+            if in_vain:
+                _say(f"the next run of {args.script[0]} is in {pause:.1f} s, after {in_vain} in vain")
             threading.Event().wait(pause)
 
 
@@ -315,9 +318,7 @@ def _parse(argv: Optional[List[str]]):
         description="Attaches a training script to a job whose executor runs in mode attach.",
         epilog=__doc__.split("\n\n")[-1],
     )
-    parser.add_argument(
-        "--workspace", required=True, help="the site's workspace folder, or one above it; links are not followed"
-    )
+    parser.add_argument("--workspace", required=True, help="the site's workspace, or a folder above it (no links)")
     parser.add_argument("--job", help="attach to this job only (its id)")
     parser.add_argument("--site", help="attach to this site only (its name)")
     parser.add_argument("--wait", type=_seconds, help="give up after so many seconds without a job (default: never)")

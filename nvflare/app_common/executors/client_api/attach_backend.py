@@ -39,13 +39,9 @@ from nvflare.app_common.executors.client_api.backend_spec import (
     ClientAPIBackendSpec,
     TrainerError,
 )
+from nvflare.app_common.executors.client_api.formats.job_formats import client_config
 from nvflare.app_common.executors.client_api.process.foreign_launcher import LAUNCHER_COMPONENT, ForeignLauncher
-from nvflare.app_common.executors.client_api.session.bootstrap import (
-    cell_session,
-    client_config,
-    remove_stale_files,
-    write_bootstrap,
-)
+from nvflare.app_common.executors.client_api.session.bootstrap import cell_session, remove_stale_files, write_bootstrap
 from nvflare.app_common.executors.client_api.session.foreign_pipe import PIPE_COMPONENT, foreign_session
 from nvflare.app_common.executors.client_api.session.private_files import remove
 from nvflare.app_common.executors.client_api.session.rendezvous import RANKS_FILES, RENDEZVOUS_FILE
@@ -55,8 +51,8 @@ from nvflare.fuel.utils.log_utils import get_obj_logger
 from nvflare.fuel.utils.pipe.pipe import Pipe
 from nvflare.security.logging import secure_format_exception
 
-# So many wrong proofs end a rendezvous: somebody tries keys, and gets a new lock.
-MAX_BAD_PROOFS = 5
+# So many HELLOs with a wrong proof, or none, end a rendezvous: somebody tries keys, and gets a new lock.
+MAX_BAD_HELLOS = 5
 # Seconds from one to the next: whoever does that for ever must leave the others time to join, and the log readable.
 BAD_PROOFS_INTERVAL = 10.0
 # So many trainers may be lost with one task.
@@ -202,7 +198,9 @@ class AttachBackend(ClientAPIBackendSpec):
                     continue  # a trainer has joined at the last moment
                 is_renewed = is_guessed or self._context.allow_reconnect
                 if is_guessed:
-                    self.logger.warning(f"{session.bad_proofs} wrong proofs: a new rendezvous takes the place of this")
+                    self.logger.warning(
+                        f"{session.bad_hellos} HELLOs without a good proof: a new rendezvous takes the place of this"
+                    )
                     self._last_guess = time.monotonic()
                 if is_renewed:
                     self._session = None
@@ -212,7 +210,7 @@ class AttachBackend(ClientAPIBackendSpec):
                 self._open_another()
 
     def _is_over(self, session: TrainerSession) -> bool:
-        if session.state is SessionState.WAITING and session.bad_proofs >= MAX_BAD_PROOFS:
+        if session.state is SessionState.WAITING and session.bad_hellos >= MAX_BAD_HELLOS:
             return time.monotonic() - self._last_guess >= BAD_PROOFS_INTERVAL
         return session.state is SessionState.LOST
 

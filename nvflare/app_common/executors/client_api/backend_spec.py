@@ -63,7 +63,7 @@ class ClientAPIBackendSpec(ABC):
         """
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Hears every event of the job but START_RUN and END_RUN. Must return soon and must not raise."""
+        """Hears every event of the job but START_RUN, END_RUN and SWAP_OUT. Must return soon and must not raise."""
 
     def stats(self) -> dict:
         """Tells what an administrator should see of the backend; values are plain strings and numbers."""
@@ -71,7 +71,7 @@ class ClientAPIBackendSpec(ABC):
 
     @abstractmethod
     def finalize(self, fl_ctx: FLContext) -> None:
-        """Ends the trainer as far as the backend owns it and releases everything, at END_RUN.
+        """Ends the trainer as far as the backend owns it and releases everything, at END_RUN or SWAP_OUT.
 
         Bounded, idempotent, and must not raise; a call to `execute` that is still waiting is made to end.
         """

@@ -40,17 +40,13 @@ from nvflare.app_common.executors.client_api.backend_spec import (
     ClientAPIBackendSpec,
     TrainerError,
 )
+from nvflare.app_common.executors.client_api.formats.job_formats import client_config
 from nvflare.app_common.executors.client_api.formats.outside_text import told_by_script
 from nvflare.app_common.executors.client_api.process.limits import MIN_CPU_SECONDS
 from nvflare.app_common.executors.client_api.process.orphans import end_orphans
 from nvflare.app_common.executors.client_api.process.process_tree import TreeUsage
 from nvflare.app_common.executors.client_api.process.trainer_process import TrainerProcess
-from nvflare.app_common.executors.client_api.session.bootstrap import (
-    cell_session,
-    client_config,
-    remove_stale_files,
-    write_bootstrap,
-)
+from nvflare.app_common.executors.client_api.session.bootstrap import cell_session, remove_stale_files, write_bootstrap
 from nvflare.app_common.executors.client_api.session.private_files import remove
 from nvflare.app_common.executors.client_api.session.trainer_session import SessionState, TrainerSession
 from nvflare.app_common.executors.client_api.waiting import ABORT_CHECK_INTERVAL, TaskAborted, soonest_limit
@@ -164,14 +160,28 @@ class _Trainer:
         self._last_silence = silence
         if silence <= self._look_at:
             return ""
-        if usage.is_stopped:
-            return f"the trainer is frozen: its processes have been stopped for {limit} s (SIGSTOP?)"
-        if not self.session.trainer:
-            return ""  # before flare.init() nobody sends heartbeats, and a script may wait for its data or its peers
-        if usage.cpu_seconds - self._usage.cpu_seconds < MIN_CPU_SECONDS:
-            return f"the trainer is frozen: no heartbeat and no use of the CPU for {limit} s (a deadlock?)"
-        self._usage, self._look_at = usage, silence + limit
-        return ""
+        why = frozen_because(usage, self._usage, bool(self.session.trainer), limit)
+        if not why:
+            self._usage, self._look_at = usage, silence + limit
+        return why
+
+
+def frozen_because(now: TreeUsage, before: TreeUsage, has_joined: bool, limit: float) -> str:
+    """Tells why a trainer that is silent must be frozen, or "" if it need not be.
+
+    Args:
+        now: of its processes.
+        before: the same, at least `limit` seconds ago, and silent since.
+        has_joined: whether it has called flare.init().
+        limit: seconds.
+    """
+    if now.cpu_seconds - before.cpu_seconds >= MIN_CPU_SECONDS:
+        return ""  # even if a debugger has just stopped it
+    if now.is_stopped:
+        return f"the trainer is frozen: its processes have been stopped for {limit} s (SIGSTOP?)"
+    if not has_joined:
+        return ""  # before flare.init() nobody sends heartbeats, and a script may wait for its data or its peers
+    return f"the trainer is frozen: no heartbeat and no use of the CPU for {limit} s (a deadlock?)"
 
 
 class ExternalProcessBackend(ClientAPIBackendSpec):

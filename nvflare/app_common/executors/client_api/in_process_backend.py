@@ -40,11 +40,11 @@ from nvflare.app_common.executors.client_api.backend_spec import (
     ClientAPIBackendSpec,
     TrainerError,
 )
+from nvflare.app_common.executors.client_api.formats.job_formats import client_config
 from nvflare.app_common.executors.client_api.params_filter import converts_results
 from nvflare.app_common.executors.client_api.script.script_thread import ScriptThread
 from nvflare.app_common.executors.client_api.script.task_handover import TaskHandover
 from nvflare.app_common.executors.client_api.script.trainer_api import InProcessTrainerAPI, forget_api, unsubscribe_all
-from nvflare.app_common.executors.client_api.session.bootstrap import client_config
 from nvflare.app_common.executors.client_api.waiting import UNTIL_RESULT, UNTIL_TAKEN, soonest_limit, wait_until
 from nvflare.client.api_spec import CLIENT_API_KEY
 from nvflare.client.config import ConfigKey

@@ -29,6 +29,7 @@ from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.params_converter import ParamsConverter
+from nvflare.app_common.executors.client_api.backend_spec import TrainerError
 from nvflare.app_common.executors.client_api.formats.job_formats import register_tensors
 from nvflare.private.privacy_manager import Scope
 from nvflare.security.logging import secure_format_exception
@@ -59,9 +60,9 @@ class ParamsConverterFilter(Filter):
         if event_type == EventType.START_RUN:
             try:
                 self._find_converter(fl_ctx)
-            except ValueError as e:
+                _expect_tensors()
+            except (ValueError, TrainerError) as e:
                 self.system_panic(str(e), fl_ctx)
-            _expect_tensors()
 
     def _find_converter(self, fl_ctx: FLContext) -> ParamsConverter:
         converter = fl_ctx.get_engine().get_component(self._converter_id)
@@ -75,6 +76,7 @@ class ParamsConverterFilter(Filter):
 
         Raises:
             ValueError: the component cannot convert it, and why; the framework fails the task.
+            TrainerError: what it has made are tensors, which this Python cannot send; likewise.
         """
         task_name = fl_ctx.get_prop(FLContextKey.TASK_NAME)
         is_in_place = not self._supported_tasks or task_name in self._supported_tasks

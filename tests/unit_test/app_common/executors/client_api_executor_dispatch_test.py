@@ -435,6 +435,7 @@ class TestDispatch:
         signal.trigger(True)
         assert second.result().get_return_code() == ReturnCode.TASK_ABORTED
         assert not first.done()
+        assert job.stats()["ClientAPIExecutor"]["current_task"] == "train"
         leave.set()
         assert first.result().get_return_code() == ReturnCode.OK
         assert backend.calls.count("execute train") == 1

@@ -18,6 +18,7 @@ import secrets
 import socket
 import threading
 import time
+from contextlib import ExitStack
 from functools import partial
 from typing import Callable, Dict
 
@@ -88,11 +89,10 @@ class OwnCell:
             own = cls._cells.get(name)
             if own is None:
                 own = cls(fl_ctx)
-                try:
+                with ExitStack() as undo:
+                    undo.callback(own._close)
                     connect(own.cell, partial(own._pipe.open, "client_api_arrays"))
-                except NotConnected:
-                    own._close()
-                    raise
+                    undo.pop_all()
                 cls._cells[name] = own
             own._users += 1
             return own

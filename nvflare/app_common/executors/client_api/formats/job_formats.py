@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The formats in which a job's parameters travel, and results that arrive as they were sent.
+"""The Client API's configuration for a job, and in it the formats in which parameters travel.
 
 The job's client config may set the formats (`recipe.add_client_config` writes these keys). The trainer converts by
 nvflare's own converters and computes differences, in every execution mode alike; the client job process (CJ) passes
@@ -24,9 +24,10 @@ import sys
 from enum import Enum
 from typing import Any, Optional, Type
 
-from nvflare.apis.fl_constant import SystemConfigs
+from nvflare.apis.fl_constant import FLMetaKey, SystemConfigs
+from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.executors.client_api.arrays.tensors import carry_tensors
-from nvflare.app_common.executors.client_api.backend_spec import TrainerError
+from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext, TrainerError
 from nvflare.client.config import ConfigKey, ExchangeFormat, TransferType
 from nvflare.client.utils import DIFF_FUNCS
 from nvflare.fuel.utils import fobs
@@ -110,6 +111,32 @@ def format_fault(exchanged: str, expected: str, transfer_type: str) -> Optional[
     return None
 
 
+def client_config(context: ClientAPIBackendContext, fl_ctx: FLContext, carries_tensors: bool = False) -> dict:
+    """Returns the Client API's configuration for this job, as nvflare.client.config.ClientConfig reads it.
+
+    Args:
+        context: the backend's.
+        fl_ctx: the context.
+        carries_tensors: see job_formats().
+
+    Raises:
+        TrainerError: a key of the job's client config has a value that is not allowed; names key, value and choices.
+    """
+    return {
+        FLMetaKey.SITE_NAME: fl_ctx.get_identity_name(),
+        FLMetaKey.JOB_ID: fl_ctx.get_job_id(),
+        ConfigKey.TASK_EXCHANGE: {
+            ConfigKey.TRAIN_WITH_EVAL: context.train_with_evaluation,
+            **job_formats(carries_tensors),
+            ConfigKey.TRAIN_TASK_NAME: context.train_task_name,
+            ConfigKey.EVAL_TASK_NAME: context.evaluate_task_name,
+            ConfigKey.SUBMIT_MODEL_TASK_NAME: context.submit_model_task_name,
+            ConfigKey.MEMORY_GC_ROUNDS: context.memory_gc_rounds,
+            ConfigKey.CUDA_EMPTY_CACHE: context.cuda_empty_cache,
+        },
+    }
+
+
 def value_of(name: str, member: Any, choices: Type[Enum]) -> str:
     """Returns the value of an enum's member, which may be given as that.
 
@@ -132,7 +159,7 @@ def register_tensors() -> None:
     decomposer, is_there = optional_import(module="nvflare.app_opt.pt.decomposers", name="TensorDecomposer")
     if not is_there:
         raise TrainerError(
-            f"{SERVER_EXPECTED_FORMAT} {ExchangeFormat.PYTORCH.value} needs torch and safetensors in the Python that "
-            f"runs the job, {sys.executable}"
+            f"tensors ({SERVER_EXPECTED_FORMAT} or {PARAMS_EXCHANGE_FORMAT} {ExchangeFormat.PYTORCH.value}, or a "
+            f"component that makes them) need torch and safetensors in the Python that runs the job, {sys.executable}"
         )
     fobs.register(decomposer)

@@ -12,17 +12,15 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the trainer's Client API is told when it starts, and the file that carries it to another process."""
+"""What a trainer in another process is told when it starts, and the file that carries it there."""
 
 from pathlib import Path
 from typing import Tuple, Type
 
-from nvflare.apis.fl_constant import FLMetaKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.executors.client_api.arguments import ExecutionMode
 from nvflare.app_common.executors.client_api.arrays.cells import cellnet_args
 from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendContext, TrainerError
-from nvflare.app_common.executors.client_api.formats.job_formats import job_formats
 from nvflare.app_common.executors.client_api.formats.log_lines import site_levels
 from nvflare.app_common.executors.client_api.job_owner import Owner
 from nvflare.app_common.executors.client_api.session.channel import Channel
@@ -43,32 +41,6 @@ TRAINER_END = "nvflare.app_common.executors.client_api.session.trainer_agent.tra
 _logger = get_module_logger(__name__)
 
 
-def client_config(context: ClientAPIBackendContext, fl_ctx: FLContext, carries_tensors: bool = False) -> dict:
-    """Returns the Client API's configuration for this job, as nvflare.client.config.ClientConfig reads it.
-
-    Args:
-        context: the backend's.
-        fl_ctx: the context.
-        carries_tensors: see formats.job_formats().
-
-    Raises:
-        TrainerError: a key of the job's client config has a value that is not allowed; names key, value and choices.
-    """
-    return {
-        FLMetaKey.SITE_NAME: fl_ctx.get_identity_name(),
-        FLMetaKey.JOB_ID: fl_ctx.get_job_id(),
-        ConfigKey.TASK_EXCHANGE: {
-            ConfigKey.TRAIN_WITH_EVAL: context.train_with_evaluation,
-            **job_formats(carries_tensors),
-            ConfigKey.TRAIN_TASK_NAME: context.train_task_name,
-            ConfigKey.EVAL_TASK_NAME: context.evaluate_task_name,
-            ConfigKey.SUBMIT_MODEL_TASK_NAME: context.submit_model_task_name,
-            ConfigKey.MEMORY_GC_ROUNDS: context.memory_gc_rounds,
-            ConfigKey.CUDA_EMPTY_CACHE: context.cuda_empty_cache,
-        },
-    }
-
-
 def cell_session(
     context: ClientAPIBackendContext, config: dict, fl_ctx: FLContext, makes_tensors: bool
 ) -> Tuple[TrainerPipe, dict]:
@@ -76,7 +48,7 @@ def cell_session(
 
     Args:
         context: the backend's.
-        config: from client_config().
+        config: from job_formats.client_config().
         fl_ctx: the context.
         makes_tensors: of what the trainer sends as tensors.
     """
@@ -95,7 +67,7 @@ def new_session(
 
     Args:
         context: the backend's.
-        config: from client_config().
+        config: from job_formats.client_config().
         pipe_class: of both ends.
         own, peers: arguments of the CJ's end and of the trainer's, beside those that all channels have.
 

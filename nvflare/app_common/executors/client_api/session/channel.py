@@ -170,7 +170,7 @@ class Channel(Pipe):
 
         Args:
             msg: the message. Of the arrays in it this lets go as they are copied.
-            timeout: seconds without progress; None: as long as the peer is there.
+            timeout: seconds in all; None: as long as the peer is there.
             abort_signal: ends the wait.
 
         Returns:

@@ -57,7 +57,7 @@ def foreign_session(context: ClientAPIBackendContext, config: dict, component: P
 
     Args:
         context: the backend's.
-        config: of the trainer's Client API, from bootstrap.client_config().
+        config: of the trainer's Client API, from job_formats.client_config().
         component: the job's pipe, of which only the description is used.
 
     Returns:

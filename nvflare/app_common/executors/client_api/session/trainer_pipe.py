@@ -22,9 +22,10 @@ arrays/exchange.py.
 
 import os
 import secrets
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.client_api.arrays.cells import NotConnected, connect, forget_cell
@@ -42,7 +43,7 @@ from nvflare.app_common.executors.client_api.session.letters import (
     MessageRefused,
 )
 from nvflare.app_common.executors.client_api.session.seals import Payload
-from nvflare.app_common.executors.client_api.waiting import join_all
+from nvflare.app_common.executors.client_api.waiting import WaitLimit, join_all
 from nvflare.fuel.f3 import communicator
 from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.defs import Encoding, MessageHeaderKey, ReturnCode
@@ -117,21 +118,22 @@ class TrainerPipe(Channel, CellPipe):
         forget_cell(self.cell)
 
     def _send(self, msg: Message, timeout: Optional[float], stop: Signal) -> bool:
+        left = partial(WaitLimit(timeout, "timeout").remaining, time.monotonic())
         with self.exchange.pack(msg) as packed:
             while True:
-                if packed.is_in_pieces and not self._send_pieces(packed, timeout, stop):
+                if packed.is_in_pieces and not self._send_pieces(packed, left, stop):
                     return False
                 try:
-                    return self._send_letter(self._sealed(msg, packed.payload), timeout, stop, limits.ACK_TIMEOUT)
+                    return self._send_letter(self._sealed(msg, packed.payload), left(), stop, limits.ACK_TIMEOUT)
                 except MessageRefused as e:
                     if not str(e).startswith(NOT_ON_THIS_HOST):
                         raise
                     packed = self.exchange.stop_sharing(packed, str(e).removeprefix(NOT_ON_THIS_HOST))
 
-    def _send_pieces(self, packed: Packed, timeout: Optional[float], stop: Signal) -> bool:
+    def _send_pieces(self, packed: Packed, left: Callable[[], Optional[float]], stop: Signal) -> bool:
         def send(piece: dict) -> bool:
             letter = self._sealed(Message.new_request(PIECE, None), piece)
-            return self._send_letter(letter, timeout, stop, limits.PIECE_ACK_TIMEOUT)
+            return self._send_letter(letter, left(), stop, limits.PIECE_ACK_TIMEOUT)
 
         return self.exchange.send_pieces(packed, send)
 

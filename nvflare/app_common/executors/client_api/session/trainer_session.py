@@ -16,7 +16,8 @@
 
 A session is one trainer, whoever owns its process, and has one state. Two kinds of threads meet here: the executor's
 task thread, which sends a task and waits for its result, and those of the channel, which bring the trainer's HELLO, its
-log records, results and the end. All state is under one condition, and all waits are on it.
+log records, results and the end. The state is under one condition, and so is the wait for a result; that for a task to be
+taken is in the channel.
 """
 
 import itertools
@@ -120,7 +121,7 @@ class TrainerSession(TaskExchanger):
         self.cause = ""  # why the session has ended, once it has
         self.trainer = {}  # what the trainer told of itself in its HELLO
         self.traffic = Traffic()
-        self.bad_proofs = 0
+        self.bad_hellos = 0  # by somebody who does not know the secret, or speaks another protocol
         self._context = context
         self._on_change = on_change
         self._changed = threading.Condition()
@@ -253,7 +254,8 @@ class TrainerSession(TaskExchanger):
     def _reject_reason(self, hello: Optional[dict], handshake: Handshake) -> str:
         fault, sender = handshake.find_fault(hello), handshake.trainer_end
         if fault:
-            self.bad_proofs += 1
+            with self._changed:
+                self.bad_hellos += 1
             self._on_change(self)
             return fault
         claim = without_proof(hello)

@@ -122,7 +122,8 @@ class TestKeys:
         client_config(params_exchange_format="pytorch", server_expected_format="pytorch")
         job.start(ClientAPIExecutor("external_process", command="python3 custom/none.py"))
         (panic,) = job.panics
-        assert "server_expected_format pytorch needs torch" in panic and sys.executable in panic
+        assert "server_expected_format or params_exchange_format pytorch" in panic
+        assert "need torch and safetensors" in panic and sys.executable in panic
 
     def test_formats_that_nothing_converts(self, job, client_config, site_log):
         client_config(params_exchange_format="numpy", server_expected_format="keras_layer_weights")

@@ -15,7 +15,8 @@
 """A job's own ParamsConverter components as filters, through nvflare's own filter chain and an in-process script."""
 
 import json
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from nvflare.apis.signal import Signal
 from nvflare.apis.utils.task_utils import apply_filters
 from nvflare.app_common.abstract.params_converter import ParamsConverter
 from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.executors.client_api.formats import job_formats
 from nvflare.app_common.executors.client_api.params_filter import ParamsConverterFilter
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.job_config.api import FedJob
@@ -190,6 +192,14 @@ class TestErrors:
         job.start(ParamsConverterFilter(component), components=converters())
         (panic,) = job.panics
         assert f"component {component!r} must be a ParamsConverter" in panic and found in panic
+
+    def test_tensors_that_cannot_be_sent_are_told_at_the_start(self, job, monkeypatch):
+        """A component has imported torch, and what sends tensors is not there."""
+        monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+        monkeypatch.setattr(job_formats, "optional_import", lambda **_: (None, False))
+        job.start(ParamsConverterFilter("from_server"), components=converters())
+        (panic,) = job.panics
+        assert "a component that makes them) need torch and safetensors" in panic
 
     @pytest.mark.parametrize("converter_id", ["", None, 3])
     def test_bad_id(self, converter_id):

@@ -33,6 +33,7 @@ from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.launcher import LauncherRunStatus
+from nvflare.app_common.executors.client_api.external_process_backend import frozen_because
 from nvflare.app_common.executors.client_api.process.limits import (
     LINE_COST,
     LOG_BURST,
@@ -46,6 +47,7 @@ from nvflare.app_common.executors.client_api.process.process_table import read_p
 from nvflare.app_common.executors.client_api.process.process_tree import (
     ProcessStatus,
     TrainerLaunchError,
+    TreeUsage,
     describe_exit,
 )
 from nvflare.app_common.executors.client_api.process.trainer_process import TrainerProcess, split_command
@@ -467,6 +469,22 @@ class TestCommand:
     def test_bad_command_line(self, command):
         with pytest.raises(ValueError):
             split_command(command)
+
+
+@pytest.mark.parametrize(
+    "now, has_joined, why",
+    [
+        (TreeUsage(40.0, False), True, ""),  # a C call that holds the interpreter
+        (TreeUsage(40.0, True), True, ""),  # the same, stopped for a moment by a debugger
+        (TreeUsage(10.0, True), True, "have been stopped for 30.0 s"),
+        (TreeUsage(10.0, True), False, "have been stopped for 30.0 s"),
+        (TreeUsage(10.0, False), True, "no heartbeat and no use of the CPU for 30.0 s"),
+        (TreeUsage(10.0, False), False, ""),  # a script that waits for its data
+    ],
+)
+def test_who_is_frozen(now, has_joined, why):
+    told = frozen_because(now, TreeUsage(10.0, False), has_joined, 30.0)
+    assert why in told and bool(why) == bool(told)
 
 
 class TestUsage:
