@@ -20,8 +20,6 @@ and what the script logs into analytics events. How a script is run is the backe
 """
 
 import os
-import threading
-from contextlib import contextmanager
 from functools import partial
 from typing import Optional
 
@@ -52,7 +50,7 @@ from nvflare.app_common.executors.client_api.formats.outside_text import clip_ca
 from nvflare.app_common.executors.client_api.server.analytics import UNHEARD, AnalyticsRelay, find_audience
 from nvflare.app_common.executors.client_api.server.lost_parent import fail_job_if_parent_is_gone
 from nvflare.app_common.executors.client_api.server.results import Results
-from nvflare.app_common.executors.client_api.waiting import ABORT_CHECK_INTERVAL, TaskAborted
+from nvflare.app_common.executors.client_api.waiting import Turn
 from nvflare.app_common.widgets.convert_to_fed_event import FED_EVENT_PREFIX
 from nvflare.security.logging import secure_format_exception, secure_format_traceback
 from nvflare.widgets.info_collector import InfoCollector
@@ -125,7 +123,7 @@ class ClientAPIExecutor(Executor):
         self._backend: Optional[ClientAPIBackendSpec] = None
         self._analytics: Optional[AnalyticsRelay] = None
         self._results = Results()
-        self._turn = threading.Lock()  # held by the execute() call whose task the backend works on
+        self._turn = Turn()  # of the execute() call whose task the backend works on
         self._stats = {"current_task": "", "tasks_done": 0, "tasks_failed": 0}
         self._parent = os.getppid()  # the process that runs the site, from START_RUN on
 
@@ -151,8 +149,12 @@ class ClientAPIExecutor(Executor):
             UnsafeJobError: from the backend, as it is.
         """
         try:
-            with self._next_turn(task_name, abort_signal):
-                result = self._execute(task_name, shareable, fl_ctx, abort_signal)
+            with self._turn.taken(abort_signal):
+                self._stats["current_task"] = task_name
+                try:
+                    result = self._execute(task_name, shareable, fl_ctx, abort_signal)
+                finally:
+                    self._stats["current_task"] = ""
                 self._stats["tasks_done"] += 1
                 return result
         except UnsafeJobError:
@@ -186,18 +188,6 @@ class ClientAPIExecutor(Executor):
             analytics.flush(abort_signal=abort_signal)
         self._results.note_task(task_name, current_round, fl_ctx)
         return result
-
-    @contextmanager
-    def _next_turn(self, task_name: str, abort_signal: Signal):
-        while not self._turn.acquire(timeout=ABORT_CHECK_INTERVAL):
-            if abort_signal.triggered:
-                raise TaskAborted()
-        try:
-            self._stats["current_task"] = task_name
-            yield
-        finally:
-            self._stats["current_task"] = ""
-            self._turn.release()
 
     def _failure_reply(self, cause: str, fl_ctx: FLContext) -> Shareable:
         self._stats["tasks_failed"] += 1

@@ -137,6 +137,24 @@ class TestWork:
         job.end()
         assert set(CoreCell.ALL_CELLS) == cells
 
+    def test_init_again_with_a_rank_is_the_same_trainer(self, job):
+        """As a callback of Lightning's does, on top of the script's own."""
+        script = """
+            import nvflare.client as flare
+            flare.init()
+            flare.init(rank="0")
+            while flare.is_running():
+                model = flare.receive()
+                flare.send(flare.FLModel(params={"w": model.params["w"] + 1}))
+        """
+        start(job, script)
+        for number in range(2):
+            assert (
+                model_of(job.execute("train", make_task(value=10.0 * number))).params["w"] == 10.0 * number + 1
+            ).all()
+        job.end()
+        assert stats(job)["launches"] == 1
+
     @pytest.mark.parametrize("launch_once", [True, False])
     def test_forked_child_has_no_connection(self, job, launch_once):
         script = """

@@ -34,6 +34,7 @@ SCRIPT = """
     from pathlib import Path
     import numpy as np
     import nvflare.client as flare
+    from nvflare.apis.analytix import AnalyticsDataType
     from nvflare.client.tracking import SummaryWriter
 
     scalars, fail_in_round = int(sys.argv[1]), int(sys.argv[2])
@@ -48,6 +49,8 @@ SCRIPT = """
             before = model.params["numpy_key"]
             for step in range(scalars):
                 writer.add_scalar("loss", float(step), model.current_round * scalars + step)
+            if fail_in_round >= 0:
+                flare.log("image", np.full((2, 3), 7.0), AnalyticsDataType.IMAGE, global_step=scalars)
             np.save(own_model, before + 1)
             flare.send(flare.FLModel(params={"numpy_key": before + 1}, metrics={"sum": float(before.sum())}))
         elif flare.is_evaluate():
@@ -136,7 +139,10 @@ class TestFailingScript:
         assert "ClientAPIExecutor - ERROR" in complaint and "train.py raised RuntimeError" in complaint
 
     def test_what_was_logged_before_is_at_the_server(self, failing):
-        assert [step for *_, step in failing.log_records()] == [0, 1, 2]
+        assert [step for *_, step in failing.log_records()] == [0, 1, 2, 3]
+
+    def test_array_that_was_logged_is_at_the_server(self, failing):
+        assert failing.log_records()[-1] == ["site-1", "image", [[7.0] * 3] * 2, 3]
 
     def test_model_of_the_last_good_round_is_kept(self, failing):
         assert failing.global_model().tolist() == [1.0, 1.0, 1.0]

@@ -41,7 +41,8 @@ class LogKeeper(AnalyticsReceiver):
 
     def save(self, fl_ctx: FLContext, shareable: Shareable, record_origin: str):
         data = AnalyticsData.from_dxo(from_shareable(shareable))
-        self._file.write(json.dumps([record_origin, data.tag, data.value, data.step]) + "\n")
+        value = data.value.tolist() if hasattr(data.value, "tolist") else data.value
+        self._file.write(json.dumps([record_origin, data.tag, value, data.step]) + "\n")
 
     def finalize(self, fl_ctx: FLContext):
         self._file.close()

@@ -111,12 +111,13 @@ def wait_for(
         FileRefused: the time is up, and what was found must not be used; the text says why.
     """
     global _claim
-    if timeout is not None and not timeout >= 0:  # as NaN is not
+    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):  # as NaN is not
         raise ValueError(f"timeout must be a number of seconds, 0 or more, or None, but is {timeout!r}")
     _give_up_claim("the trainer has gone on to another job")
     if not os.access(os.path.join(workspace, ""), os.R_OK | os.X_OK):  # "" also tells that it is no file
         _say(f"{workspace} is not there yet, or no folder that can be read")
-    _claim = _wait(lambda: _claim_any(workspace, job, site), f"a job in {workspace}", timeout)
+    wanted = (f"job {job}" if job else "a job") + (f" of site {site}" if site else "")
+    _claim = _wait(lambda: _claim_any(workspace, job, site), f"{wanted} in {workspace}", timeout)
     _turns[_claim.path.parent] = time.monotonic()
     _prepare_client_api(str(_claim.path))
     return str(_claim.path)

@@ -33,6 +33,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo
+from nvflare.app_common.executors.client_api.arrays.onlookers import others_of
 from nvflare.app_common.executors.client_api.arrays.pull import Puller
 from nvflare.app_common.executors.client_api.arrays.traffic import leg, note_legs, pull_leg
 from nvflare.app_common.executors.client_api.backend_spec import (
@@ -46,6 +47,7 @@ from nvflare.app_common.executors.client_api.script.script_thread import ScriptT
 from nvflare.app_common.executors.client_api.script.task_handover import TaskHandover
 from nvflare.app_common.executors.client_api.script.trainer_api import InProcessTrainerAPI, forget_api, unsubscribe_all
 from nvflare.app_common.executors.client_api.waiting import UNTIL_RESULT, UNTIL_TAKEN, soonest_limit, wait_until
+from nvflare.app_common.executors.in_process_client_api_executor import InProcessClientAPIExecutor
 from nvflare.client.api_spec import CLIENT_API_KEY
 from nvflare.client.config import ConfigKey
 from nvflare.client.in_process.api import TOPIC_GLOBAL_RESULT, TOPIC_LOCAL_RESULT, TOPIC_LOG_DATA, TOPIC_STOP
@@ -76,6 +78,8 @@ class InProcessBackend(ClientAPIBackendSpec):
     def initialize(self, context: ClientAPIBackendContext, fl_ctx: FLContext) -> None:
         if isinstance(self._data_bus.get_data(CLIENT_API_KEY), InProcessTrainerAPI):
             raise TrainerError("another in_process executor runs in this job, and flare.init() can serve only one")
+        if others_of(None, InProcessClientAPIExecutor, fl_ctx):
+            raise TrainerError("nvflare's in-process executor runs in this job, too: give one all their tasks")
         _check_script_path(context.task_script_path)
         self._context = context
         with ExitStack() as cleanup:

@@ -16,7 +16,8 @@
 
 import threading
 import time
-from typing import Callable, Iterable, NamedTuple, Optional
+from contextlib import contextmanager
+from typing import Callable, Iterable, Iterator, NamedTuple, Optional
 
 from nvflare.apis.signal import Signal
 
@@ -61,6 +62,31 @@ def join_all(threads: Iterable[threading.Thread], timeout: float) -> None:
     for thread in threads:
         if thread.is_alive() and thread is not threading.current_thread():
             thread.join(timeout)
+
+
+class Turn:
+    """Whose turn it is among several threads; a copy of its owner, as of a job that has not run, has one of its own."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def taken(self, abort_signal: Signal) -> Iterator[None]:
+        """Waits for the turn, and has it until the context is left.
+
+        Raises:
+            TaskAborted: the abort signal was triggered before.
+        """
+        while not self._lock.acquire(timeout=ABORT_CHECK_INTERVAL):
+            if abort_signal.triggered:
+                raise TaskAborted()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def __reduce__(self) -> tuple:
+        return Turn, ()
 
 
 class WaitLimit(NamedTuple):

@@ -14,6 +14,8 @@
 
 """What ClientAPIExecutor makes of a backend: its life, tasks and their failures, events, and analytics."""
 
+import copy
+import pickle
 import threading
 from types import SimpleNamespace
 from unittest.mock import MagicMock, Mock
@@ -33,6 +35,7 @@ from nvflare.apis.utils.analytix_utils import create_analytic_dxo
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendSpec, TrainerError
 from nvflare.app_common.executors.client_api.formats.outside_text import MAX_CAUSE_BYTES
+from nvflare.app_common.executors.client_api.script.trainer_api import unsubscribe_all
 from nvflare.app_common.executors.client_api.server import analytics
 from nvflare.app_common.executors.client_api.waiting import TaskAborted
 from nvflare.app_common.executors.client_api_executor import (
@@ -41,9 +44,17 @@ from nvflare.app_common.executors.client_api_executor import (
     ClientAPIExecutor,
     ExecutionMode,
 )
+from nvflare.app_common.executors.in_process_client_api_executor import InProcessClientAPIExecutor
 from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
 from nvflare.app_common.widgets.streaming import AnalyticsReceiver
-from tests.unit_test.app_common.executors.job_harness import EventRecorder, assert_failed, log_record, make_task
+from tests.unit_test.app_common.executors.client_api.backend_contract import TRAIN
+from tests.unit_test.app_common.executors.job_harness import (
+    EventRecorder,
+    assert_failed,
+    log_record,
+    make_task,
+    model_of,
+)
 
 IN_PROCESS = ExecutionMode.IN_PROCESS
 REQUIRED = {IN_PROCESS: {}, ExecutionMode.EXTERNAL_PROCESS: {"command": "python3 train.py"}, ExecutionMode.ATTACH: {}}
@@ -776,6 +787,28 @@ class TestTwoExecutors:
         stats = job.stats()
         done = {mode: stats[f"ClientAPIExecutor ({mode})"]["tasks_done"] for mode in SESSION_MODES}
         assert done == dict(zip(SESSION_MODES, (0, 1)))
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_in_process_beside_nvflares_own(job, is_first):
+    """flare.init() finds one of them, whoever calls it."""
+    job.script("")
+    own = ClientAPIExecutor("in_process", task_script_path="script.py")
+    nvflares = InProcessClientAPIExecutor(task_script_path="script.py")
+    unsubscribe_all(nvflares)  # it subscribes when it is made
+    executors = [own, nvflares][:: 1 if is_first else -1]
+    tasks = dict(zip(("train", "validate"), executors))
+    job.start(own, runner=SimpleNamespace(task_router=SimpleNamespace(task_table=tasks)))
+    (panic,) = job.panics
+    assert "nvflare's in-process executor runs in this job, too" in panic
+
+
+@pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda executor: pickle.loads(pickle.dumps(executor))])
+def test_copy_before_the_job(job, make_copy):
+    """As of a job that is varied, or goes to another process."""
+    executor = ClientAPIExecutor("in_process", task_script_path=job.script(TRAIN))
+    job.start(make_copy(executor))
+    assert model_of(job.execute("train", make_task())).params["w"][0] == 1.0
 
 
 @pytest.mark.parametrize("mode, arguments", [("external_process", {"command": "python3 x.py"}), ("attach", {})])

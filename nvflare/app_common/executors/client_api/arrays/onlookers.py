@@ -17,10 +17,12 @@
 import builtins
 import inspect
 import re
-from typing import Any, Callable, List, Tuple
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Callable, List, Optional, Tuple
 
 from nvflare.apis.executor import Executor
-from nvflare.apis.fl_constant import FilterKey, FLContextKey
+from nvflare.apis.fl_constant import FilterKey, FLContextKey, WorkspaceConstants
 from nvflare.apis.fl_context import FLContext
 from nvflare.private.privacy_manager import Scope
 
@@ -73,7 +75,7 @@ def executors_of(fl_ctx: FLContext) -> List[Executor]:
     return list(table.values()) if isinstance(table, dict) else []
 
 
-def others_of(executor: Executor, kind: type, fl_ctx: FLContext) -> List[Executor]:
+def others_of(executor: Optional[Executor], kind: type, fl_ctx: FLContext) -> List[Executor]:
     """Returns the other executors of a kind that the job has."""
     return [other for other in set(executors_of(fl_ctx)) - {executor} if isinstance(other, kind)]
 
@@ -83,11 +85,22 @@ def _hands_on(executor: Executor) -> bool:
 
 
 def _names(kind: type, prop: str) -> bool:
-    """Whether the source of a component's class, and what is beside it, names a property of the context."""
-    for module in {inspect.getmodule(base) for base in kind.__mro__} - {builtins}:
-        try:
-            if re.search(rf"\b({prop})\b", inspect.getsource(module)):
-                return True
-        except (OSError, TypeError):
-            return True  # nobody can tell
-    return False
+    """Whether the source of a component's class, and what is beside it, names a property of the context.
+
+    Beside it is its module, and for the job's own code all of that: any of it may be a helper of the component's.
+    """
+    modules = {inspect.getmodule(base) for base in kind.__mro__} - {builtins}
+    try:
+        texts = [inspect.getsource(module) for module in modules]
+        own_code = {folder for folder in map(_custom_folder, modules) if folder}
+        texts += [path.read_text(errors="replace") for folder in own_code for path in folder.rglob("*.py")]
+    except (OSError, TypeError, IndexError):
+        return True  # nobody can tell
+    return any(re.search(rf"\b({prop})\b", text) for text in texts)
+
+
+def _custom_folder(module: ModuleType) -> Optional[Path]:
+    """Returns the folder of a job's own code that a module was imported from, if it was."""
+    path, levels = Path(inspect.getfile(module)), module.__name__.split(".")
+    folder = path.parents[len(levels) if path.name == "__init__.py" else len(levels) - 1]
+    return folder if folder.name == WorkspaceConstants.CUSTOM_FOLDER_NAME else None

@@ -114,14 +114,13 @@ class InProcessTrainerAPI(InProcessClientAPI):
     def shutdown(self) -> None:
         self._on_stop(TOPIC_STOP, "the script called flare.shutdown()", self.data_bus)
 
-    @staticmethod
-    def _check_caller() -> None:
+    def _check_caller(self) -> None:
         if threading.current_thread() in _abandoned_threads:
             raise RuntimeError("the job of this script has ended")
+        self.script_threads.add(threading.current_thread())
 
     def _receive_task(self, timeout: Optional[float]) -> None:
         self._check_caller()
-        self.script_threads.add(threading.current_thread())
         received = self._exchange.receive(lambda: self.stop or self.fl_model is not None, timeout)
         if self.stop:
             self.fl_model = None

@@ -35,6 +35,7 @@ from nvflare.apis.fl_constant import EventScope, FedEventHeader, FLContextKey, R
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from nvflare.app_common.executors.client_api.arrays.onlookers import members_of
+from nvflare.app_common.executors.client_api.arrays.parcels import array_bytes
 from nvflare.app_common.executors.client_api.server.ordered_sender import OrderedSender
 from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
 from nvflare.app_common.widgets.streaming import AnalyticsReceiver
@@ -166,9 +167,10 @@ class AnalyticsRelay(OrderedSender):
         # Past the streaming layer that nvflare puts around this channel: an event is small, and one message and its
         # reply take a third of the time of two streams. Not behind a relay: there a plain reply never arrives, because
         # the server strips its authentication (FederatedServer) and the relay rejects what has none.
+        # Nor with an array in it, which the server pulls, and only what comes by the streaming layer tells from where.
         cell = fl_ctx.get_engine().get_cell()
         is_behind_relay = len(FQCN.split(cell.get_fqcn())) > DIRECT_CELL_LEVELS
-        sender = cell if is_behind_relay else cell.core_cell
+        sender = cell if is_behind_relay or array_bytes(message) else cell.core_cell
         server = FQCN.join([FQCN.ROOT_SERVER, fl_ctx.get_job_id()])
         for _ in range(SEND_ATTEMPTS):
             reply = sender.send_request(

@@ -19,6 +19,7 @@ one place in nvflare 2.8 where a trainer can be made event-driven: `trainer_end`
 trainer's process only. Log records are sent in batches by a thread of their own, which exists once there is one.
 """
 
+import os
 import queue
 import sys
 import threading
@@ -57,6 +58,10 @@ from nvflare.client.flare_agent_with_fl_model import FlareAgentWithFLModel
 from nvflare.fuel.utils.class_loader import load_class
 from nvflare.fuel.utils.pipe.pipe import Message, Pipe, Topic
 
+# The agents of this process, by (pid, secret). A script may call flare.init() again with a rank, as a callback of
+# Lightning's does: that is the same trainer. A forked child is another one.
+_agents = weakref.WeakValueDictionary()
+
 
 def trainer_end(end_class: str, log_levels: Optional[Dict[str, int]] = None, **arguments) -> Pipe:
     """Returns the trainer's end of the pipe; what the bootstrap file gives `flare.init()` for the pipe's class.
@@ -87,7 +92,8 @@ def trainer_end(end_class: str, log_levels: Optional[Dict[str, int]] = None, **a
     for name, replacement in ours.items():
         setattr(api, name, replacement)
     log_to_output(log_levels or {}, told=(__name__, exchange.__name__, progress.__name__))
-    return load_class(end_class)(**arguments)
+    agent = _agents.get((os.getpid(), arguments["secret"]))
+    return agent.pipe if agent and not agent.pipe.gone.triggered else load_class(end_class)(**arguments)
 
 
 def create_record(tag: str, **fields) -> DXO:
@@ -98,7 +104,13 @@ def create_record(tag: str, **fields) -> DXO:
 class TrainerAgent(FlareAgentWithFLModel):
     """The agent of `flare` in a trainer's process: one session with the job, from joining it to leaving it."""
 
+    def __new__(cls, pipe: Channel, **kwargs):
+        agent = _agents.get((os.getpid(), pipe.secret))
+        return agent if agent and agent.pipe is pipe else super().__new__(cls)
+
     def __init__(self, pipe: Channel, **kwargs):
+        if self in _agents.values():
+            return  # flare.init() once more
         to_nvflare = ResultConverter(kwargs.pop("to_nvflare_converter", None))
         super().__init__(pipe=pipe, to_nvflare_converter=to_nvflare, **{**kwargs, "heartbeat_timeout": 0})
         self.pipe_handler = None  # nvflare's, which polls: the channel brings what arrives
@@ -110,6 +122,8 @@ class TrainerAgent(FlareAgentWithFLModel):
         self._newest = 0  # number of a task that came
         self._records = OrderedSender(self._send_records, limits.RECORDS_BATCH)
         self._accepted_at = 0.0  # the current task, on the monotonic clock
+        self._has_joined = False
+        _agents[os.getpid(), pipe.secret] = self
 
     def start(self) -> None:
         """Connects and joins the session.
@@ -117,12 +131,15 @@ class TrainerAgent(FlareAgentWithFLModel):
         Raises:
             HandshakeError: the job cannot be reached or does not take this trainer.
         """
+        if self._has_joined:
+            return
         with ExitStack() as undo:
             undo.callback(self.pipe.close)
             self.pipe.open()
             self.pipe.greet()
             self.pipe.watch()
             undo.pop_all()
+        self._has_joined = True
         # Cells have threads that are no daemons, and Python joins such threads before it runs what atexit was given:
         # without this they would keep a script that is done. As concurrent.futures does for its own threads.
         # A resident trainer joins many jobs, and must not keep the agents of all.
@@ -240,7 +257,8 @@ class TrainerAgent(FlareAgentWithFLModel):
         sent = self.pipe.send(reply, abort_signal=self._end)
         self.current_task = None
         if not sent:
-            fault = f"the result of task {task.task_name!r} did not reach the job: {self._end.value}"
+            why = self._end.value or "this process has left it"
+            fault = f"the result of task {task.task_name!r} did not reach the job: {why}"
             if self.is_job_lost or not self.asked_to_stop:
                 raise AgentClosed(fault)
             self.logger.error(fault)

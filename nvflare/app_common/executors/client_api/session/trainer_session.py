@@ -16,8 +16,8 @@
 
 A session is one trainer, whoever owns its process, and has one state. Two kinds of threads meet here: the executor's
 task thread, which sends a task and waits for its result, and those of the channel, which bring the trainer's HELLO, its
-log records, results and the end. The state is under one condition, and so is the wait for a result; that for a task to be
-taken is in the channel.
+log records, results and the end. The state is under one condition, and so is the wait for a result; that for a task to
+be taken is in the channel.
 """
 
 import itertools

@@ -84,9 +84,17 @@ def test_wrong_usage(capsys, arguments, text):
     assert caught.value.code == 2 and text in capsys.readouterr().err
 
 
-def test_timeout_that_is_no_time(tmp_path):
-    with pytest.raises(ValueError, match="timeout must be a number of seconds, 0 or more, or None, but is nan"):
-        wait_for(str(tmp_path), timeout=float("nan"))
+@pytest.mark.parametrize("timeout", [float("nan"), -1, "1"])
+def test_timeout_that_is_no_time(tmp_path, timeout):
+    with pytest.raises(
+        ValueError, match=f"timeout must be a number of seconds, 0 or more, or None, but is {timeout!r}"
+    ):
+        wait_for(str(tmp_path), timeout=timeout)
+
+
+def test_what_is_awaited_is_named(tmp_path, capsys):
+    with pytest.raises(NobodyToAttachTo, match=f"no rendezvous of job j-1 of site s-2 in {tmp_path} in 0 s"):
+        wait_for(str(tmp_path), "j-1", "s-2", timeout=0)
 
 
 @pytest.mark.parametrize("make, is_told", [(lambda path: path.mkdir(), False), (lambda path: path.touch(), True)])

@@ -15,6 +15,8 @@
 """Who sees the arrays of a job, whose config is read as a site reads it."""
 
 import json
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -53,6 +55,7 @@ def executor(kind: type = ClientAPIExecutor, task: str = "train") -> dict:
     return {"tasks": [task], "executor": part(kind, execution_mode="attach")}
 
 
+ALL_UNSEEN = {TASKS: False, RESULTS: False}
 EXCHANGER = {"tasks": ["other"], "executor": {"path": "nvflare.app_common.np.np_trainer.NPTrainer"}}
 # Of nvflare's: its source names tasks, and no results.
 LOOKER = {"path": "nvflare.app_common.widgets.event_recorder.ClientEventRecorder"}
@@ -70,7 +73,7 @@ def engine_of(job, config: ClientRunnerConfig) -> ClientRunManager:
 @pytest.mark.parametrize(
     "config, is_seen",
     [
-        ({}, {TASKS: False, RESULTS: False}),
+        ({}, ALL_UNSEEN),
         ({"executors": [executor(), executor(TypedExecutor, "validate")]}, {TASKS: False, RESULTS: False}),
         ({"executors": [executor(LookingExecutor)]}, {TASKS: True, RESULTS: True}),
         ({"executors": [executor(), executor(LookingExecutor, "validate")]}, {TASKS: True, RESULTS: True}),
@@ -95,9 +98,35 @@ def engine_of(job, config: ClientRunnerConfig) -> ClientRunManager:
     ],
 )
 def test_who_sees_arrays(job, config, is_seen):
+    assert seen_in(job, config) == is_seen
+
+
+@pytest.mark.parametrize(
+    "helper, is_seen", [("_".join(("TASK", "DATA")), {TASKS: True, RESULTS: False}), ("", ALL_UNSEEN)]
+)
+def test_helpers_of_a_component_of_the_jobs_own(job, monkeypatch, helper, is_seen):
+    """Only what it imports names the property, and is imported late."""
+    files = {
+        "own_parts/__init__.py": "",
+        "own_parts/watcher.py": f"from {FLComponent.__module__} import {FLComponent.__name__}\n"
+        "class Watcher(FLComponent):\n    def handle_event(self, event_type, fl_ctx):\n        import peek\n",
+        "peek.py": f"NAME = '{helper}'\n",
+    }
+    custom = Path(job.workspace.get_app_custom_dir(job.job_id))
+    for name, text in files.items():
+        (custom / name).parent.mkdir(parents=True, exist_ok=True)
+        (custom / name).write_text(text)
+    monkeypatch.syspath_prepend(str(custom))
+    monkeypatch.delitem(sys.modules, "own_parts.watcher", raising=False)
+    monkeypatch.delitem(sys.modules, "own_parts", raising=False)
+    config = {"components": [{"id": "watcher", "path": "own_parts.watcher.Watcher", "args": {}}]}
+    assert seen_in(job, config) == is_seen
+
+
+def seen_in(job, config: dict) -> dict:
     config = {"format_version": 2, "executors": [executor()], **config}
     engine = engine_of(job, job.read_config("config_fed_client.json", json.dumps(config)))
     runner = engine.handlers[-1]
     with engine.new_context() as fl_ctx:
         fl_ctx.set_prop(FLContextKey.RUNNER, runner, private=True)
-        assert {what: not nothing_else_sees(what, fl_ctx) for what in is_seen} == is_seen
+        return {what: not nothing_else_sees(what, fl_ctx) for what in (TASKS, RESULTS)}
