@@ -152,7 +152,6 @@ class TestWork:
             assert (
                 model_of(job.execute("train", make_task(value=10.0 * number))).params["w"] == 10.0 * number + 1
             ).all()
-        job.end()
         assert stats(job)["launches"] == 1
 
     @pytest.mark.parametrize("launch_once", [True, False])
