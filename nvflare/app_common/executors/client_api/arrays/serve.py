@@ -237,7 +237,7 @@ class _ServedArrays(Downloadable):
             made_for, future = self._ahead
             if made_for == start:
                 self._ahead = -1, None
-        return future.result() if made_for == start else self._make(start)
+        return future.result() if made_for == start and future else self._make(start)  # none once all ends
 
     def _make_ahead(self, start: int) -> None:
         with self._lock:
