@@ -100,22 +100,20 @@ def site_levels() -> Dict[str, int]:
 def log_to_output(levels: Dict[str, int], told: Tuple[str, ...]) -> None:
     """Sends what a script logs, Python's warnings too, to its output; a script that has set up its logging keeps it.
 
-    Of nvflare's own loggers it gets warnings in either case, unless it has set their level.
-
     Args:
         levels: from site_levels() of the job's process: less is not sent, so that the site's log decides.
         told: modules of nvflare's whose INFO is the user's; nvflare tells of each connection, callback and array.
     """
     root = logging.getLogger()
-    quiet = {"nvflare": logging.WARNING, **dict.fromkeys(told, logging.INFO)}
-    if not root.handlers:
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(_LineFormatter())
-        root.addHandler(handler)
-        root.setLevel(levels.get("", logging.INFO))
-        logging.captureWarnings(True)
-        quiet = {**(quiet if root.level > logging.DEBUG else {}), **levels}
-    for name, level in quiet.items():
+    if root.handlers:
+        return
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_LineFormatter())
+    root.addHandler(handler)
+    root.setLevel(levels.get("", logging.INFO))
+    logging.captureWarnings(True)
+    quiet = {"nvflare": logging.WARNING, **dict.fromkeys(told, logging.INFO)} if root.level > logging.DEBUG else {}
+    for name, level in {**quiet, **levels}.items():
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
             logger.setLevel(level)
