@@ -159,11 +159,9 @@ def frame(name: str, spec: ArraySpec, content: memoryview) -> Tuple[bytes, bytes
     return _safetensors_header(name, spec), b""
 
 
-def join(before: bytes, content: memoryview, behind: bytes) -> memoryview:
-    """Returns a copy of an array's bytes with what is before and behind them."""
+def copy_with_room(content: memoryview, before: int, behind: int) -> memoryview:
+    """Returns a copy of an array's bytes with so many others before and behind them, which are to be filled in."""
     # By NumPy, which fills no memory before, and lets other threads run meanwhile.
-    carried, end = np.empty(len(before) + len(content) + len(behind), np.uint8), len(before) + len(content)
-    np.copyto(carried[len(before) : end], np.frombuffer(content, np.uint8))
-    view = memoryview(carried)
-    view[: len(before)], view[end:] = before, behind
-    return view
+    copied = np.empty(before + len(content) + behind, np.uint8)
+    np.copyto(copied[before : before + len(content)], np.frombuffer(content, np.uint8))
+    return memoryview(copied)

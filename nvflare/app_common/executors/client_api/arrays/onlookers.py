@@ -19,7 +19,7 @@ import inspect
 import re
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Set, Tuple
 
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_constant import FilterKey, FLContextKey, WorkspaceConstants
@@ -49,7 +49,7 @@ def nothing_else_sees(what: Tuple[str, str, str], fl_ctx: FLContext) -> bool:
         return False
     if scope and getattr(scope, chain)[direction]:
         return False
-    return not any(_names(type(member), prop) for member in members_of(fl_ctx.get_engine()))
+    return not _names({type(member) for member in members_of(fl_ctx.get_engine())}, prop)
 
 
 def members_of(engine: Any) -> List[Any]:
@@ -84,12 +84,12 @@ def _hands_on(executor: Executor) -> bool:
     return hasattr(getattr(type(executor), "execute", None), "looks_at_no_arrays")
 
 
-def _names(kind: type, prop: str) -> bool:
-    """Whether the source of a component's class, and what is beside it, names a property of the context.
+def _names(kinds: Set[type], prop: str) -> bool:
+    """Whether the source of one of the classes, and what is beside it, names a property of the context.
 
     Beside it is its module, and for the job's own code all of that: any of it may be a helper of the component's.
     """
-    modules = {inspect.getmodule(base) for base in kind.__mro__} - {builtins}
+    modules = {inspect.getmodule(base) for kind in kinds for base in kind.__mro__} - {builtins}
     try:
         texts = [inspect.getsource(module) for module in modules]
         own_code = {folder for folder in map(_custom_folder, modules) if folder}

@@ -33,7 +33,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.decomposers.numpy_decomposers import NumpyArrayDecomposer
 from nvflare.app_common.executors.client_api.arrays import specs
 from nvflare.app_common.executors.client_api.arrays.cells import NotConnected, OwnCell
-from nvflare.app_common.executors.client_api.arrays.forms import encode_alone, frame, join
+from nvflare.app_common.executors.client_api.arrays.forms import copy_with_room, encode_alone, frame
 from nvflare.app_common.executors.client_api.arrays.parcels import (
     INLINE_LIMIT,
     CarriedTensor,
@@ -75,9 +75,8 @@ def carry(name: str, spec: ArraySpec, content: memoryview) -> memoryview:
     nobody may change it until the receiver has all of it.
     """
     before, behind = frame(name, spec, content)
-    carried = take_room(content, len(before), len(behind))
-    if carried is None:
-        return join(before, content, behind)
+    room = len(before), len(behind)
+    carried = take_room(content, *room) or copy_with_room(content, *room)
     carried[: len(before)], carried[len(before) + len(content) :] = before, behind
     return carried
 

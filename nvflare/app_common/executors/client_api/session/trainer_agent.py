@@ -82,7 +82,7 @@ def trainer_end(end_class: str, log_levels: Optional[Dict[str, int]] = None, **a
     import nvflare.client.ex_process.api as api
 
     ours = {
-        "FlareAgentWithFLModel": TrainerAgent,
+        "FlareAgentWithFLModel": agent_of,
         "ModelRegistry": TrainerModelRegistry,
         "create_analytic_dxo": create_record,
     }
@@ -96,6 +96,12 @@ def trainer_end(end_class: str, log_levels: Optional[Dict[str, int]] = None, **a
     return agent.pipe if agent and not agent.pipe.gone.triggered else load_class(end_class)(**arguments)
 
 
+def agent_of(pipe: Channel, **kwargs) -> "TrainerAgent":
+    """Returns the agent of the trainer's end of a pipe: a new one, unless flare.init() is called once more."""
+    agent = _agents.get((os.getpid(), pipe.secret))
+    return agent if agent and agent.pipe is pipe else TrainerAgent(pipe, **kwargs)
+
+
 def create_record(tag: str, **fields) -> DXO:
     """Does what nvflare's create_analytic_dxo does, for what a script logs; see `record_fields`."""
     return create_analytic_dxo(**record_fields(tag, **fields))
@@ -104,13 +110,7 @@ def create_record(tag: str, **fields) -> DXO:
 class TrainerAgent(FlareAgentWithFLModel):
     """The agent of `flare` in a trainer's process: one session with the job, from joining it to leaving it."""
 
-    def __new__(cls, pipe: Channel, **kwargs):
-        agent = _agents.get((os.getpid(), pipe.secret))
-        return agent if agent and agent.pipe is pipe else super().__new__(cls)
-
     def __init__(self, pipe: Channel, **kwargs):
-        if self in _agents.values():
-            return  # flare.init() once more
         to_nvflare = ResultConverter(kwargs.pop("to_nvflare_converter", None))
         super().__init__(pipe=pipe, to_nvflare_converter=to_nvflare, **{**kwargs, "heartbeat_timeout": 0})
         self.pipe_handler = None  # nvflare's, which polls: the channel brings what arrives

@@ -202,6 +202,7 @@ class TestErrors:
             ({"script": " ", "execution_mode": "external_process"}, ["script", "external_process"]),
             ({"execution_mode": "attach"}, ["script", "attach", "train.py"]),
             ({"script": None, "execution_mode": "attach", "script_args": "1"}, ["script_args", "attach"]),
+            ({"execution_mode": "remote"}, ["execution_mode", "remote"]),
             (
                 {"execution_mode": "external", "script_args": "1", "script": None},
                 ["invalid execution_mode 'external': must be one of"],
