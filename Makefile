@@ -39,6 +39,8 @@ demo: $(VENV)/.wheel  ## run a federated job with two sites in nvflare's simulat
 
 # OpenMP's idle threads would spin for the cores that all these processes share.
 test chaos: export OMP_NUM_THREADS := 1
+# Else Python's garbage collector takes a third of the time of processes that live for a second.
+test chaos: export PYTHONPATH := $(CURDIR)/tests/short_lived
 # A worker that a watchdog has ended is not replaced: pytest-xdist would wait for ever for the tests that it had.
 test: $(VENV)/.wheel  ## run all tests against the installed wheel (TEST_ARGS="-k name")
 	@$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0 $(TEST_ARGS)

@@ -120,9 +120,10 @@ class PocFederation:
         env = {**os.environ, **TUNING, "HOME": str(self._home), "PATH": path, WORKSPACE_VARIABLE: str(self.workspace)}
         # To a file: the federation's processes inherit it, and a pipe would be open as long as they are.
         with open(self.root / "poc.log", "a+") as log:
-            command = [sys.executable, "-m", "nvflare.cli", "poc", *arguments]
-            timeout = START_TIMEOUT + STOP_TIMEOUT
-            done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=timeout)
+            # A command that hangs is aborted, which has Python write where.
+            limit = ["timeout", "--foreground", "--signal=ABRT", str(START_TIMEOUT + STOP_TIMEOUT)]
+            command = [*limit, sys.executable, "-X", "faulthandler", "-m", "nvflare.cli", "poc", *arguments]
+            done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         assert done.returncode == 0, (self.root / "poc.log").read_text()
 
     def processes(self) -> List[int]:

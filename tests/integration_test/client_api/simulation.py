@@ -62,7 +62,7 @@ class Simulation:
         variables = {
             JOB_VARIABLE: str(root),
             "PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"],
-            "PYTHONPATH": str(PROJECT),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")])),
             **environment,
         }
         self._process = Trainer(
