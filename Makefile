@@ -10,7 +10,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 NVFLARE ?= nvflare
-WORKERS ?= 6
+WORKERS ?= 8
 CHAOS ?= .chaos
 SOAK_ROUNDS ?= 10
 FUZZ_EXAMPLES ?= 30000
