@@ -103,6 +103,11 @@ class TestCommandLine:
         assert code == ExitCode.NOBODY
         assert f"waiting for a job in {tmp_path}" in output
 
+    def test_rank_that_is_no_number(self, processes, tmp_path):
+        process = processes(*attach_command(tmp_path, script_of(tmp_path, TRAIN)), RANK="first")
+        assert process.exit_code() == 2
+        assert "RANK must be a number, but is 'first'" in process.output.text()
+
     def test_refused_rendezvous(self, job, run, tmp_path):
         job.start(attached())
         rendezvous(job).chmod(0o644)
@@ -349,6 +354,7 @@ class TestRealUse:
             import os, sys
             import nvflare.client as flare
             flare.init()
+            flare.init(os.environ["RANK"])  # as a callback of Lightning's does
             print("rank", os.environ["RANK"], flare.get_job_id(), flare.get_site_name())
             try:
                 flare.is_train()

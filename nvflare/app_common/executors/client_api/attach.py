@@ -135,6 +135,7 @@ def _prepare_client_api(config_file: str) -> None:
     os.environ[CLIENT_API_TYPE_KEY] = api_context.ClientAPIType.EX_PROCESS_API.value
     # Where nvflare looks for comm_config.json: by default below the working directory, which may be somebody's home.
     ConfigService.initialize(section_files={}, config_path=[os.path.dirname(config_file)])
+    owner_process.one_context_per_rank()  # in each rank, of which trainer_end sees only the first
 
 
 def _claim_any(workspace: str, job: Optional[str], site: Optional[str]) -> Optional[Claim]:
@@ -246,17 +247,14 @@ os.register_at_fork(after_in_child=_let_go)
 
 def _leave(reason: str) -> Tuple[bool, bool, bool]:
     """Leaves the session; tells whether there was one, its job was lost, and a task is left without a result."""
-    apis = [context.api for context in owner_process.forget_contexts(_is_of_claim)]
+    config_file = str(_claim.path) if _claim else api_context.DEFAULT_CONFIG
+    apis = [c.api for c in owner_process.forget_contexts(lambda context: context.config_file == config_file)]
     agents = [api.flare_agent for api in apis if getattr(api, "flare_agent", None)]  # only rank 0 has one
     is_lost = any(agent.is_job_lost for agent in agents)
     is_owing = any(agent.current_task and not agent.asked_to_stop for agent in agents)
     for agent in agents:
         agent.stop(reason)
     return bool(apis), is_lost, is_owing
-
-
-def _is_of_claim(context) -> bool:
-    return context.config_file == (str(_claim.path) if _claim else api_context.DEFAULT_CONFIG)
 
 
 def _find_config(args) -> str:
@@ -331,6 +329,8 @@ def _parse(argv: Optional[List[str]]):
         parser.error("the script is missing: -- script.py [arguments]")
     if not os.path.isfile(args.script[0]):
         parser.error(f"there is no script {args.script[0]!r}")
+    if not os.environ.get("RANK", "0").isdecimal():
+        parser.error(f"the environment variable RANK must be a number, but is {os.environ['RANK']!r}")
     # A script may change the working directory, in which --follow has to find both again.
     args.path, args.workspace = os.path.abspath(args.script[0]), os.path.abspath(args.workspace)
     return args

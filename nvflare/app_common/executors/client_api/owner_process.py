@@ -95,6 +95,22 @@ class _NoContexts(dict):
         raise _used_in_child("init", self._owner)
 
 
+class _ContextsByRank(dict):
+    """Where `flare.init()` finds the context of its process, whether it was told the rank before, or is now."""
+
+    def get(self, key, default=None):
+        rank, config_file = key
+        of_process = (None, os.environ.get("RANK", "0"))
+        ranks = of_process if rank in of_process else (rank,)
+        return next((self[rank, config_file] for rank in ranks if (rank, config_file) in self), default)
+
+
+def one_context_per_rank() -> None:
+    """Has `flare.init()`, called once more with a rank as a callback of Lightning's does, find what the first made."""
+    if not isinstance(client_api.context_dict, _ContextsByRank):
+        client_api.context_dict = _ContextsByRank(client_api.context_dict)
+
+
 def _let_go() -> None:
     """Runs in each forked child. No lock is taken: a thread that the child does not have may have held it."""
     owner = next(iter(_owners), None)

@@ -19,7 +19,6 @@ one place in nvflare 2.8 where a trainer can be made event-driven: `trainer_end`
 trainer's process only. Log records are sent in batches by a thread of their own, which exists once there is one.
 """
 
-import os
 import queue
 import sys
 import threading
@@ -39,7 +38,7 @@ from nvflare.app_common.executors.client_api.formats.difference import TrainerMo
 from nvflare.app_common.executors.client_api.formats.log_lines import log_to_output
 from nvflare.app_common.executors.client_api.formats.result_converter import ResultConverter
 from nvflare.app_common.executors.client_api.formats.sendable import record_fields
-from nvflare.app_common.executors.client_api.owner_process import OwnerProcess
+from nvflare.app_common.executors.client_api.owner_process import OwnerProcess, one_context_per_rank
 from nvflare.app_common.executors.client_api.server.ordered_sender import OrderedSender
 from nvflare.app_common.executors.client_api.session import limits
 from nvflare.app_common.executors.client_api.session.channel import Channel
@@ -57,10 +56,6 @@ from nvflare.client.flare_agent import RC, AgentClosed, CallStateError, Task, _T
 from nvflare.client.flare_agent_with_fl_model import FlareAgentWithFLModel
 from nvflare.fuel.utils.class_loader import load_class
 from nvflare.fuel.utils.pipe.pipe import Message, Pipe, Topic
-
-# The agents of this process, by (pid, secret). A script may call flare.init() again with a rank, as a callback of
-# Lightning's does: that is the same trainer. A forked child is another one.
-_agents = weakref.WeakValueDictionary()
 
 
 def trainer_end(end_class: str, log_levels: Optional[Dict[str, int]] = None, **arguments) -> Pipe:
@@ -82,7 +77,7 @@ def trainer_end(end_class: str, log_levels: Optional[Dict[str, int]] = None, **a
     import nvflare.client.ex_process.api as api
 
     ours = {
-        "FlareAgentWithFLModel": agent_of,
+        "FlareAgentWithFLModel": TrainerAgent,
         "ModelRegistry": TrainerModelRegistry,
         "create_analytic_dxo": create_record,
     }
@@ -92,14 +87,8 @@ def trainer_end(end_class: str, log_levels: Optional[Dict[str, int]] = None, **a
     for name, replacement in ours.items():
         setattr(api, name, replacement)
     log_to_output(log_levels or {}, told=(__name__, exchange.__name__, progress.__name__))
-    agent = _agents.get((os.getpid(), arguments["secret"]))
-    return agent.pipe if agent and not agent.pipe.gone.triggered else load_class(end_class)(**arguments)
-
-
-def agent_of(pipe: Channel, **kwargs) -> "TrainerAgent":
-    """Returns the agent of the trainer's end of a pipe: a new one, unless flare.init() is called once more."""
-    agent = _agents.get((os.getpid(), pipe.secret))
-    return agent if agent and agent.pipe is pipe else TrainerAgent(pipe, **kwargs)
+    one_context_per_rank()
+    return load_class(end_class)(**arguments)
 
 
 def create_record(tag: str, **fields) -> DXO:
@@ -122,8 +111,6 @@ class TrainerAgent(FlareAgentWithFLModel):
         self._newest = 0  # number of a task that came
         self._records = OrderedSender(self._send_records, limits.RECORDS_BATCH)
         self._accepted_at = 0.0  # the current task, on the monotonic clock
-        self._has_joined = False
-        _agents[os.getpid(), pipe.secret] = self
 
     def start(self) -> None:
         """Connects and joins the session.
@@ -131,15 +118,12 @@ class TrainerAgent(FlareAgentWithFLModel):
         Raises:
             HandshakeError: the job cannot be reached or does not take this trainer.
         """
-        if self._has_joined:
-            return
         with ExitStack() as undo:
             undo.callback(self.pipe.close)
             self.pipe.open()
             self.pipe.greet()
             self.pipe.watch()
             undo.pop_all()
-        self._has_joined = True
         # Cells have threads that are no daemons, and Python joins such threads before it runs what atexit was given:
         # without this they would keep a script that is done. As concurrent.futures does for its own threads.
         # A resident trainer joins many jobs, and must not keep the agents of all.
