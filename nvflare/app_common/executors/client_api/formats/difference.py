@@ -12,14 +12,19 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a script gets of a received model of which a difference is to be sent: a copy, which it may train in place."""
+"""The difference from a received model, which nvflare forms: the script may train in place what it gets, a copy; and it
+is told of what the difference would lack."""
 
 import copy
+import reprlib
 from typing import Optional
 
-from nvflare.app_common.abstract.fl_model import FLModel
+import numpy as np
+
+from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.client.config import TransferType
 from nvflare.client.model_registry import ModelRegistry
+from nvflare.fuel.utils.log_utils import get_obj_logger
 
 
 class ScriptCopy:
@@ -29,6 +34,7 @@ class ScriptCopy:
         self._is_needed = transfer_type == TransferType.DIFF
         self._received: Optional[FLModel] = None
         self._copy: Optional[FLModel] = None
+        self._has_told = False
 
     def of(self, received: Optional[FLModel]) -> Optional[FLModel]:
         """Returns what the script gets: always the same for a model."""
@@ -40,11 +46,42 @@ class ScriptCopy:
                 self._copy.params = copy.deepcopy(received.params)
         return self._copy
 
+    def check(self, sent: FLModel) -> None:
+        """Looks at a model of which the difference is to be sent, before nvflare forms it.
+
+        Raises:
+            ValueError: there is no difference from a received parameter; names it.
+        """
+        received = self._received.params if self._received else None
+        if not received or not sent.params or sent.params_type != ParamsType.FULL:
+            return
+        for name in received.keys() & sent.params.keys():
+            _check_shapes(name, getattr(received[name], "shape", ()), getattr(sent.params[name], "shape", ()))
+        new = [name for name in sent.params if name not in received]
+        if new and not self._has_told:
+            self._has_told = True
+            get_obj_logger(self).warning(
+                f"not sent: {reprlib.repr(new)}, as there is no difference from what the received model lacks; "
+                'params_transfer_type = "FULL" in the job\'s client config has all sent'
+            )
+
     def release(self) -> None:
         """Lets go of the parameters when the result is sent, as nvflare does of what it has received."""
         if self._copy:
             self._copy.params = None
         self._received = self._copy = None
+
+
+def _check_shapes(name: str, received: tuple, sent: tuple) -> None:
+    try:
+        is_same = np.broadcast_shapes(received, sent) == tuple(received)
+    except ValueError:
+        is_same = False
+    if not is_same:
+        raise ValueError(
+            f"parameter {name!r} has the shape {tuple(sent)}, and was received with {tuple(received)}: there is no "
+            "difference to send (params_transfer_type DIFF)"
+        )
 
 
 class TrainerModelRegistry(ModelRegistry):
@@ -56,6 +93,10 @@ class TrainerModelRegistry(ModelRegistry):
 
     def get_model(self, timeout: Optional[float] = None) -> Optional[FLModel]:
         return self._script_copy.of(super().get_model(timeout))
+
+    def submit_model(self, model: FLModel) -> None:
+        self._script_copy.check(model)
+        super().submit_model(model)
 
     def release_params(self, sent_model: FLModel) -> None:
         super().release_params(sent_model)

@@ -107,6 +107,7 @@ class InProcessTrainerAPI(InProcessClientAPI):
         if self.stop:
             self.logger.info(f"nothing was sent: {self.stop_reason}")
             return
+        self._script_copy.check(model)
         super().send(model, clear_cache)
         if clear_cache:
             self._script_copy.release()

@@ -152,6 +152,18 @@ class FormatsContract:
             assert from_shareable(result).data_kind == DataKind.WEIGHT_DIFF
             assert (model_of(result).params["w"] == 1.0).all()
 
+    def test_difference_that_does_not_exist_is_named(self, start, client_config):
+        client_config(params_transfer_type="DIFF")
+        script = """
+            import numpy as np
+            import nvflare.client as flare
+            flare.init()
+            flare.receive()
+            flare.send(flare.FLModel(params={"bias": np.ones(3)}))
+        """
+        result = start(script).execute("train", make_task(bias=np.zeros(2)))
+        assert_failed(result, "parameter 'bias' has the shape (3,), and was received with (2,)")
+
     def test_tensors_for_both(self, torch, start, client_config):
         client_config(params_exchange_format="pytorch", server_expected_format="pytorch")
         job = start(STATE_DICT)
