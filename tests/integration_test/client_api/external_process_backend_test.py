@@ -319,10 +319,14 @@ class TestWork:
         start(job, script, shutdown_timeout=0.1)
         assert_failed(job.execute("train", make_task()), "the trainer has left")
 
-    @pytest.mark.parametrize("end", ["finally: flare.shutdown()", "except Exception: flare.shutdown(); raise"])
+    @pytest.mark.parametrize(
+        "end", ["finally: flare.shutdown()", "except Exception: flare.shutdown(); raise", "finally: pass"]
+    )
     def test_an_exception_tells_more_than_the_shutdown_that_it_causes(self, job, end):
         script = f"""
+            import logging
             import nvflare.client as flare
+            logging.basicConfig(level=logging.DEBUG)
             try:
                 flare.init()
                 flare.receive()

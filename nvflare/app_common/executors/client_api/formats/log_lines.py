@@ -120,10 +120,15 @@ def log_to_output(levels: Dict[str, int], told: Tuple[str, ...]) -> None:
 
 
 def logging_print(original_print: Callable) -> Callable:
-    """Returns a print() for in_process: it logs what goes to the standard output, and prints what goes to a file."""
+    """Returns a print() for in_process: it logs what goes to the standard output, and prints what goes to a file.
+
+    A script that redirects its standard output has it where it wants it.
+    """
+    stdout = sys.stdout
 
     def print_to_log(*args, sep=None, file=None, **kwargs):
-        if file is None or file is sys.stdout:
+        file = sys.stdout if file is None else file
+        if file is stdout:
             text = (" " if sep is None else sep).join(str(arg) for arg in args)
             for line in text.splitlines() or [""]:
                 log_print(readable(line))

@@ -19,6 +19,7 @@ one place in nvflare 2.8 where a trainer can be made event-driven: `trainer_end`
 trainer's process only. Log records are sent in batches by a thread of their own, which exists once there is one.
 """
 
+import logging
 import queue
 import sys
 import threading
@@ -174,6 +175,9 @@ class TrainerAgent(FlareAgentWithFLModel):
         """
         if not self._owner.is_here:
             return
+        if is_exit:
+            # A failed script's traceback is printed by now; what nvflare tells of each connection is not to follow it.
+            logging.getLogger("nvflare").setLevel(logging.WARNING)
         self._is_leaving = True
         self._records.close()
         dropped, self._records.dropped = self._records.dropped, 0  # told once

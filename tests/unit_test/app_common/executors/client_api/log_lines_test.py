@@ -12,6 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+import contextlib
 import io
 import logging
 import sys
@@ -182,6 +183,16 @@ def test_what_is_printed_is_logged_line_by_line(site):
     logging_print(print)()
     lines = ["a", "2026-01-01 00:00:00,000 - INFO - b", "c\\x00\td", ""]
     assert [(r.levelno, r.getMessage()) for r in site.records] == [(logging.INFO, line) for line in lines]
+
+
+def test_what_is_printed_elsewhere_is_not_logged(site):
+    to_log, text = logging_print(print), io.StringIO()
+    with contextlib.redirect_stdout(text):
+        to_log("captured")
+    to_log("to a file", file=text)
+    to_log("logged", file=sys.stdout)
+    assert text.getvalue() == "captured\nto a file\n"
+    assert [record.getMessage() for record in site.records] == ["logged"]
 
 
 def test_warnings_of_python_are_warnings(site, script):
