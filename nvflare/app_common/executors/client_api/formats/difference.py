@@ -53,9 +53,9 @@ class ScriptCopy:
             ValueError: there is no difference from a received parameter; names it.
         """
         received = self._received.params if self._received else None
-        if not received or not sent.params or sent.params_type != ParamsType.FULL:
+        if sent.params_type != ParamsType.FULL or not (isinstance(received, dict) and isinstance(sent.params, dict)):
             return
-        for name in received.keys() & sent.params.keys():
+        for name in filter(received.__contains__, sent.params):
             _check_shapes(name, getattr(received[name], "shape", ()), getattr(sent.params[name], "shape", ()))
         new = [name for name in sent.params if name not in received]
         if new and not self._has_told:

@@ -50,6 +50,7 @@ def test_other_shape_is_refused(script_copy, shape):
         {"w": np.float64(1)},
         {"w": np.ones(3), "steps": 8},
         {"steps": np.int64(8), "names": [3.0, 4.0]},
+        [np.ones(7)],
         None,
     ],
 )
