@@ -155,6 +155,7 @@ SAYING = [
     NVFLARE / "app_common" / "widgets" / "intime_model_selector.py",
     NVFLARE / "app_common" / "widgets" / "streaming.py",
     NVFLARE / "app_opt" / "lightning" / "api.py",
+    NVFLARE / "client" / "config.py",
     NVFLARE / "fuel" / "utils" / "json_scanner.py",
 ]
 
