@@ -33,7 +33,8 @@ from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.arrays.pull import CHUNK_TRIES, Puller
+from nvflare.app_common.executors.client_api.arrays.limits import CHUNK_TRIES
+from nvflare.app_common.executors.client_api.arrays.pull import Puller
 from nvflare.app_common.executors.client_api.arrays.serve import ResultServer
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.fuel.f3.cellnet.cell import Cell

@@ -36,7 +36,7 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.executors.client_api.backend_spec import ClientAPIBackendSpec, TrainerError
 from nvflare.app_common.executors.client_api.formats.outside_text import MAX_CAUSE_BYTES
 from nvflare.app_common.executors.client_api.script.trainer_api import unsubscribe_all
-from nvflare.app_common.executors.client_api.server import analytics
+from nvflare.app_common.executors.client_api.server import limits
 from nvflare.app_common.executors.client_api.waiting import TaskAborted
 from nvflare.app_common.executors.client_api_executor import (
     ALL_EXECUTION_MODES,
@@ -635,7 +635,7 @@ class TestAnalytics:
     def test_record_without_an_answer_is_sent_once_more_with_its_timestamp(self, wire, cellnet, monkeypatch):
         # for which the server takes it once
         start, received = wire
-        monkeypatch.setattr(analytics, "ACK_TIMEOUT", 1.0)
+        monkeypatch.setattr(limits, "ACK_TIMEOUT", 1.0)
         cellnet.unanswered = 1
         job = start(SESSION_MODES[0], count=1)
         assert [log_record(event) for event in received] == self.EXPECTED[:1] * 2

@@ -24,6 +24,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Union
 
 import numpy as np
 
+from nvflare.app_common.executors.client_api.arrays import limits
 from nvflare.app_common.executors.client_api.arrays.forms import MAX_HEAD, read_start
 from nvflare.app_common.executors.client_api.arrays.memory import PREFACE, SharedMemory, check_available
 from nvflare.app_common.executors.client_api.arrays.parcels import Parcel, Place, Placed, fill_in
@@ -31,11 +32,6 @@ from nvflare.app_common.executors.client_api.arrays.specs import NUMPY, ArraySpe
 from nvflare.fuel.f3.streaming.stream_types import Stream
 from nvflare.fuel.utils.fobs import deserialize
 from nvflare.fuel.utils.fobs.datum import DatumManager
-
-# A section of a message from this size on may be one array.
-LARGE = 1024 * 1024
-# Bytes of memory that are reserved at a time, for the size is not known before: as much again, within these bounds.
-LEAST_GROWTH, GROWTH = 128 * 1024, 16 * 1024 * 1024
 
 
 class Landed(NamedTuple):
@@ -63,7 +59,7 @@ class SharedLanding:
             self._end = place.end
             self._memory = self._memory or SharedMemory()
             if self._end > self._memory.size:
-                step = min(max(self._memory.size, LEAST_GROWTH), GROWTH)
+                step = min(max(self._memory.size, limits.LEAST_GROWTH), limits.MOST_GROWTH)
                 self._memory.grow(max(self._end, self._memory.size + step))
         return _Writer(self._memory.write, place.offset)
 
@@ -167,10 +163,12 @@ class Frames:
     def read(self, size: int) -> Union[bytes, Landed]:
         """Returns so many bytes, or the array in them; fewer only at the end of the stream."""
         self._reads += 1
-        if self._reads > 2 and size >= LARGE:
+        if self._reads > 2 and size >= limits.LARGE_SECTION:
             return self._read_array(size)
         content = self._read_bytes(size)
-        if self._reads == 2 and self._stream.get_size() - size >= LARGE:  # the message; sections with its arrays follow
+        if (
+            self._reads == 2 and self._stream.get_size() - size >= limits.LARGE_SECTION
+        ):  # the message; sections with its arrays follow
             self._on_head(deserialize(content, DatumManager()))
         return content
 

@@ -24,6 +24,7 @@ from typing import Callable, Dict
 
 from nvflare.apis.fl_constant import ConnPropKey
 from nvflare.apis.fl_context import FLContext
+from nvflare.app_common.executors.client_api.arrays import limits
 from nvflare.fuel.data_event.utils import get_scope_property
 from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.core_cell import _SM_CHANNEL, _SM_TOPIC, CoreCell
@@ -35,11 +36,6 @@ from nvflare.fuel.f3.streaming.download_service import DownloadService
 from nvflare.fuel.f3.streaming.stream_types import StreamFuture
 from nvflare.fuel.utils.constants import Mode
 from nvflare.fuel.utils.pipe.cell_pipe import CellPipe
-
-# Seconds in which a cell must be connected.
-CONNECT_TIMEOUT = 30.0
-# Seconds until the other end must have answered its first request, which may be lost; twice that the next time.
-FIRST_ANSWER_TIMEOUT = 0.5
 
 
 class NotConnected(Exception):
@@ -133,10 +129,10 @@ def connect(cell: Cell, start: Callable[[], None]) -> None:
     """
     connections = PromptConnections(cell)
     cell.core_cell.communicator.register_monitor(connections)
-    deadline = time.monotonic() + CONNECT_TIMEOUT
+    deadline = time.monotonic() + limits.CONNECT_TIMEOUT
     start()
-    if not connections.connected.wait(CONNECT_TIMEOUT) or not _is_known(cell, connections.peer, deadline):
-        raise NotConnected(f"cell {cell.get_fqcn()} was not connected in {CONNECT_TIMEOUT} s")
+    if not connections.connected.wait(limits.CONNECT_TIMEOUT) or not _is_known(cell, connections.peer, deadline):
+        raise NotConnected(f"cell {cell.get_fqcn()} was not connected in {limits.CONNECT_TIMEOUT} s")
 
 
 def _is_known(cell: Cell, peer: str, deadline: float) -> bool:
@@ -145,7 +141,7 @@ def _is_known(cell: Cell, peer: str, deadline: float) -> bool:
     nvflare's end of a connection says that it is ready before it notes, on another thread, whose connection that is. It
     drops what comes in between, and who has asked waits for as long as an answer may take: minutes, for arrays.
     """
-    timeout = FIRST_ANSWER_TIMEOUT
+    timeout = limits.FIRST_ANSWER_TIMEOUT
     while (remaining := deadline - time.monotonic()) > 0:
         # Every cell answers this, whether it has certificates or not; this tells it none.
         request = new_cell_message({}, {})

@@ -26,15 +26,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, Optional
 
+from nvflare.app_common.executors.client_api.arrays import limits
 from nvflare.app_common.executors.client_api.arrays.memory import CAN_SHARE, NotOnThisHost, PrivateMemory, SharedMemory
-from nvflare.app_common.executors.client_api.arrays.parcels import INLINE_LIMIT, Parcel, Placed, write_arrays
+from nvflare.app_common.executors.client_api.arrays.parcels import Parcel, Placed, write_arrays
 from nvflare.app_common.executors.client_api.arrays.progress import Progress
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
 from nvflare.fuel.utils.log_utils import get_obj_logger
-
-# Bytes of a piece, and pieces that are on their way at a time.
-PIECE_SIZE = 1024 * 1024
-PIECES_ON_THEIR_WAY = 4
 
 # Keys of what is sent in the place of a message.
 _PARCEL, _INSIDE, _SHARED, _PIECES = "client_api.parcel", "inside", "shared", "pieces"
@@ -102,7 +99,7 @@ class Exchange:
         if not arrays:
             return None
         message.data = parcel.content
-        is_shared = parcel.size > INLINE_LIMIT and self._can_share
+        is_shared = parcel.size > limits.INLINE_LIMIT and self._can_share
         memory = SharedMemory(parcel.size) if is_shared else PrivateMemory(parcel.size)
         write_arrays(arrays, parcel, memory)
         if is_shared:
@@ -111,7 +108,7 @@ class Exchange:
 
     def _packed(self, placed: Placed) -> Packed:
         payload = {_PARCEL: placed.parcel.describe()}
-        if placed.parcel.size <= INLINE_LIMIT:
+        if placed.parcel.size <= limits.INLINE_LIMIT:
             payload[_INSIDE] = placed.memory.map(is_private=False)[: placed.parcel.size]
         elif self._can_share and isinstance(placed.memory, SharedMemory):
             payload[_SHARED] = placed.memory.address()
@@ -142,7 +139,7 @@ class Exchange:
         def send_one(offset: int) -> None:
             if failed.is_set():
                 return
-            piece = bytes(content[offset : min(offset + PIECE_SIZE, size)])
+            piece = bytes(content[offset : min(offset + limits.PIECE_SIZE, size)])
             if send({"transfer": transfer, "size": size, "offset": offset, "content": piece}):
                 progress.add(len(piece))
             else:
@@ -150,8 +147,8 @@ class Exchange:
 
         # The first alone: the other end makes room for all.
         send_one(0)
-        with ThreadPoolExecutor(PIECES_ON_THEIR_WAY, "client_api_pieces") as pool:
-            for _ in pool.map(send_one, range(PIECE_SIZE, size, PIECE_SIZE)):
+        with ThreadPoolExecutor(limits.PIECES_ON_THEIR_WAY, "client_api_pieces") as pool:
+            for _ in pool.map(send_one, range(limits.PIECE_SIZE, size, limits.PIECE_SIZE)):
                 pass  # what one of them raises is raised here
         return not failed.is_set()
 

@@ -29,15 +29,13 @@ import secrets
 from contextlib import contextmanager
 from typing import Dict, Iterator, List, Optional
 
+from nvflare.app_common.executors.client_api.arrays import limits
 from nvflare.app_common.executors.client_api.arrays.specs import ArrayRefused
 from nvflare.app_common.executors.client_api.job_owner import told_by_kernel
 
 # What the beginning of the memory holds: its number.
 PREFACE = 64
 _NUMBER_SIZE = 16
-# Bytes of memory that are left to everybody else, and that are taken without a look at what is left.
-RESERVE = 64 << 20
-LITTLE = 1 << 20
 
 CAN_SHARE = hasattr(os, "memfd_create") and hasattr(fcntl, "F_ADD_SEALS")
 
@@ -190,10 +188,10 @@ def check_available(size: int) -> None:
 
     A little is not looked up, which takes longer than to copy it.
     """
-    if size < LITTLE:
+    if size < limits.LITTLE:
         return
     for of_what, left in memory_left().items():
-        if size + RESERVE > left:
+        if size + limits.RESERVE > left:
             needed, there = f"{size / 1e6:.0f} MB", f"{max(left, 0) / 1e6:.0f} MB"
             raise ArrayRefused(f"the arrays need {needed} of memory, and {of_what} has {there} left")
 

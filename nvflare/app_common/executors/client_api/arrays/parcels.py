@@ -28,12 +28,10 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from nvflare.app_common.executors.client_api.arrays import specs
+from nvflare.app_common.executors.client_api.arrays import limits, specs
 from nvflare.app_common.executors.client_api.arrays.memory import PREFACE, PrivateMemory, SharedMemory
 from nvflare.app_common.executors.client_api.arrays.specs import TORCH, ArrayRefused, ArraySpec
 
-# Arrays of up to this many bytes in all travel inside their message.
-INLINE_LIMIT = 1024 * 1024
 ALIGNMENT = 64
 # Bytes that stay free before and behind each array that is larger, for what nvflare's forms have there (see forms.py).
 ROOM = 512
@@ -60,7 +58,7 @@ class Place(NamedTuple):
 
 
 def _room(spec: ArraySpec) -> int:
-    return ROOM if spec.size > INLINE_LIMIT else 0
+    return ROOM if spec.size > limits.INLINE_LIMIT else 0
 
 
 class CarriedTensor:
@@ -191,7 +189,7 @@ def take_room(content: memoryview, before: int, behind: int) -> Optional[memoryv
         return None
     # All bytes of an array, and not a part or a copy: the address and the length are the same. Whoever comes first, on
     # whichever thread, has the room for good: what was made there may be on its way as long as the memory is there.
-    memory = _with_room.pop((_address(content), len(content)), None) if len(content) > INLINE_LIMIT else None
+    memory = _with_room.pop((_address(content), len(content)), None) if len(content) > limits.INLINE_LIMIT else None
     if memory is None:
         return None
     offset = _address(content) - _address(memory)

@@ -18,10 +18,9 @@ import logging
 import threading
 import time
 
-logger = logging.getLogger(__name__)
+from nvflare.app_common.executors.client_api.arrays import limits
 
-# Seconds between two lines that tell how far a long transfer is.
-PROGRESS_INTERVAL = 10.0
+logger = logging.getLogger(__name__)
 
 
 class Progress:
@@ -43,7 +42,7 @@ class Progress:
         with self._lock:
             self.done += size
             now = self.last = time.monotonic()
-            if now - self._last_word < PROGRESS_INTERVAL:
+            if now - self._last_word < limits.PROGRESS_INTERVAL:
                 return
             self._last_word = now
         of_all = f" of {self.total / 1e6:.0f}" if self.total else ""

@@ -31,6 +31,7 @@ import nvflare.fuel.utils.app_config_utils as app_config
 from nvflare.apis.fl_constant import ConfigVarName
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.signal import Signal
+from nvflare.app_common.executors.client_api.arrays import limits
 from nvflare.app_common.executors.client_api.arrays.arrival import Frames, HeapLanding, Landing, SharedLanding, land
 from nvflare.app_common.executors.client_api.arrays.cells import NotConnected, OwnCell
 from nvflare.app_common.executors.client_api.arrays.memory import CAN_SHARE
@@ -50,13 +51,6 @@ from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
 from nvflare.fuel.utils.fobs.lobs import load_from_stream
 from nvflare.fuel.utils.log_utils import get_obj_logger
 from nvflare.security.logging import secure_format_exception
-
-# Seconds without a byte after which a chunk is asked for again, unless the job's config says otherwise, and how often.
-CHUNK_TIMEOUT = 600.0
-CHUNK_TRIES = 4
-# Bytes of arrays up to which the next task with the same ones is asked for in one message, and seconds for its answer.
-SHORT = 256 * 1024
-SHORT_TIMEOUT = 5.0
 
 
 class Pulled(NamedTuple):
@@ -180,7 +174,7 @@ class Puller:
                     self._pull_from(source, prefix, wanted, landing, progress, ask)
         finally:
             self._landing = "", None  # a chunk that still comes is of no use
-        self._short_layout = layout if progress.done <= SHORT else []
+        self._short_layout = layout if progress.done <= limits.SHORT_PULL else []
         return Pulled(landing.finish(content, mark, list(names)), progress.done, progress.seconds)
 
     def _pull_from(
@@ -218,12 +212,16 @@ class Puller:
         self._cell.cell.core_cell.fire_and_forget(targets=target, message=message, **request)
 
     def _ask(self, cell: OwnCell, stop: Signal, is_short: bool, source: tuple, state: Optional[dict]) -> dict:
-        timeout = app_config.get_positive_float_var(f"np_{ConfigVarName.STREAMING_PER_REQUEST_TIMEOUT}", CHUNK_TIMEOUT)
+        timeout = app_config.get_positive_float_var(
+            f"np_{ConfigVarName.STREAMING_PER_REQUEST_TIMEOUT}", limits.CHUNK_TIMEOUT
+        )
         started = time.monotonic()
-        for number in range(CHUNK_TRIES):
+        for number in range(limits.CHUNK_TRIES):
             if is_short and not number:
                 # One message each way; a stream is handed over between several threads, at both ends.
-                reply = cell.cell.core_cell.send_request(**_request(source, state), timeout=min(timeout, SHORT_TIMEOUT))
+                reply = cell.cell.core_cell.send_request(
+                    **_request(source, state), timeout=min(timeout, limits.SHORT_PULL_TIMEOUT)
+                )
             else:
                 reply = cell.cell.send_request(**_request(source, state), timeout=timeout, abort_signal=stop)
             rc = reply.get_header(MessageHeaderKey.RETURN_CODE)

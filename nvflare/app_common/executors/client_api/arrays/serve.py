@@ -31,15 +31,10 @@ from uuid import uuid4
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.decomposers.numpy_decomposers import NumpyArrayDecomposer
-from nvflare.app_common.executors.client_api.arrays import specs
+from nvflare.app_common.executors.client_api.arrays import limits, specs
 from nvflare.app_common.executors.client_api.arrays.cells import NotConnected, OwnCell
 from nvflare.app_common.executors.client_api.arrays.forms import copy_with_room, encode_alone, frame
-from nvflare.app_common.executors.client_api.arrays.parcels import (
-    INLINE_LIMIT,
-    CarriedTensor,
-    replace_leaves,
-    take_room,
-)
+from nvflare.app_common.executors.client_api.arrays.parcels import CarriedTensor, replace_leaves, take_room
 from nvflare.app_common.executors.client_api.arrays.progress import Progress
 from nvflare.app_common.executors.client_api.arrays.specs import NUMPY, TORCH, ArrayRefused, ArraySpec
 from nvflare.fuel.f3.cellnet.cell import Cell
@@ -50,14 +45,6 @@ from nvflare.fuel.utils.fobs import dots
 from nvflare.fuel.utils.fobs.decomposers.via_downloader import EncKey, EncType, LazyDownloadRef
 from nvflare.fuel.utils.fobs.fobs import FOBS_DATA, FOBS_DECOMPOSER, FOBS_TYPE
 from nvflare.fuel.utils.log_utils import get_obj_logger
-
-# Bytes of arrays in one chunk, unless a single one is larger; as nvflare has it.
-CHUNK_SIZE = 2 * 1024 * 1024
-# Seconds without a request after which nobody will ask any more.
-SERVE_TIMEOUT = 3600.0
-
-# Bytes of a result's small arrays that travel inside it.
-INSIDE_LIMIT = 16 * 1024 * 1024
 
 _START, _COUNT = "start", "count"
 # By the kind of array: nvflare's number for it, and the names of its type and of what decodes it.
@@ -137,7 +124,7 @@ class _Served:
         spec = _spec_of(leaf)
         if spec is None:
             return leaf
-        if spec.size <= INLINE_LIMIT and self._inside + spec.size <= INSIDE_LIMIT:
+        if spec.size <= limits.INLINE_LIMIT and self._inside + spec.size <= limits.INSIDE_LIMIT:
             self._inside += spec.size
             return _encoded(leaf, spec)
         return self._refer(leaf, spec)
@@ -155,7 +142,7 @@ class _Served:
         for reference in self._references:
             reference.fqcn = cell.get_fqcn()
         # Of no number of receivers: else all is gone with the first time that all was sent.
-        self._transaction = DownloadService.new_transaction(cell, SERVE_TIMEOUT, num_receivers=0)
+        self._transaction = DownloadService.new_transaction(cell, limits.SERVE_TIMEOUT, num_receivers=0)
         for arrays in self.arrays.values():
             DownloadService.add_object(self._transaction, arrays, arrays.ref_id)
             arrays.begin()
@@ -246,7 +233,7 @@ class _ServedArrays(Downloadable):
     def _make(self, start: int) -> list:
         items, size = [], 0
         for number, (spec, array) in enumerate(self._arrays[start:], start):
-            if items and size + spec.size > CHUNK_SIZE:
+            if items and size + spec.size > limits.CHUNK_SIZE:
                 break
             items.append(carry(f"T{number}", spec, _bytes_of(array)))
             size += len(items[-1])

@@ -22,6 +22,7 @@ process does with a tensor goes on as it would.
 from functools import lru_cache
 from typing import Any, Tuple
 
+from nvflare.app_common.executors.client_api.arrays import limits
 from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.streaming.download_service import Downloadable
 from nvflare.fuel.utils import fobs
@@ -31,7 +32,6 @@ from nvflare.fuel.utils.fobs.decomposers.via_downloader import ViaDownloaderDeco
 
 # FOBS knows a type by its name alone.
 _Tensor = type("Tensor", (), {"__module__": "torch"})
-_CHUNK_SIZE = 2 * 1024 * 1024
 
 
 def carry_tensors() -> None:
@@ -50,7 +50,7 @@ class TensorCarrier(ViaDownloaderDecomposer):
     """Stands in for nvflare's decomposer of tensors, which is imported, with torch, only for a tensor itself."""
 
     def __init__(self):
-        super().__init__(_CHUNK_SIZE, "tensor_")
+        super().__init__(limits.CHUNK_SIZE, "tensor_")
 
     def supported_type(self) -> type:
         return _Tensor

@@ -36,6 +36,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from nvflare.app_common.executors.client_api.arrays.onlookers import members_of
 from nvflare.app_common.executors.client_api.arrays.parcels import array_bytes
+from nvflare.app_common.executors.client_api.server import limits
 from nvflare.app_common.executors.client_api.server.ordered_sender import OrderedSender
 from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
 from nvflare.app_common.widgets.streaming import AnalyticsReceiver
@@ -44,16 +45,8 @@ from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.fuel.f3.message import Message
 from nvflare.widgets.fed_event import FED_EVENT_TOPIC
 
-# Seconds until the server must have acknowledged one event; a second attempt carries the same timestamp, so that the
-# server takes the event once, however late the first one arrives.
-ACK_TIMEOUT = 5.0
-SEND_ATTEMPTS = 2
 # The cell of a job is named SITE.JOB; more levels than these are relays on the way to the server.
 DIRECT_CELL_LEVELS = 2
-# Seconds that the first record of a burst waits: what comes right behind it, above all the result, is taken before.
-BURST_PAUSE = 0.02
-# Seconds that the end of the job waits for the last records.
-CLOSE_TIMEOUT = 5.0
 
 UNHEARD = (
     f"what the script logs reaches nobody: no component of this job listens to {ANALYTIC_EVENT_TYPE} at this site, and "
@@ -104,7 +97,7 @@ class AnalyticsRelay(OrderedSender):
             fire: turns one record into analytics events; called on the relay's thread.
             warning: logged with the first record.
         """
-        super().__init__(self._deliver, is_held=True, pause=BURST_PAUSE)
+        super().__init__(self._deliver, is_held=True, pause=limits.BURST_PAUSE)
         self.sent = 0  # acknowledged by the server
         self._fire = fire
         self._warning = warning
@@ -116,7 +109,7 @@ class AnalyticsRelay(OrderedSender):
 
     def close(self) -> None:
         """Delivers what is pending (at most CLOSE_TIMEOUT seconds), ends the thread and reports what was lost."""
-        super().close(CLOSE_TIMEOUT, ACK_TIMEOUT * SEND_ATTEMPTS)
+        super().close(limits.CLOSE_TIMEOUT, limits.ACK_TIMEOUT * limits.SEND_ATTEMPTS)
         if self.dropped:
             self.logger.warning(f"{self.dropped} log records could not be delivered ({self.sent} were)")
 
@@ -139,7 +132,7 @@ class AnalyticsRelay(OrderedSender):
         elif event_type == EventType.AFTER_TASK_RESULT_FILTER:
             self.flush(abort_signal=fl_ctx.get_run_abort_signal())
         elif event_type == EventType.ABOUT_TO_END_RUN:
-            self.flush(timeout=CLOSE_TIMEOUT)  # while listeners at the site still listen
+            self.flush(timeout=limits.CLOSE_TIMEOUT)  # while listeners at the site still listen
         data = fl_ctx.get_prop(FLContextKey.EVENT_DATA)
         if fl_ctx.get_prop(FLContextKey.EVENT_SCOPE) != EventScope.FEDERATION or not isinstance(data, Shareable):
             return
@@ -172,13 +165,13 @@ class AnalyticsRelay(OrderedSender):
         is_behind_relay = len(FQCN.split(cell.get_fqcn())) > DIRECT_CELL_LEVELS
         sender = cell if is_behind_relay or array_bytes(message) else cell.core_cell
         server = FQCN.join([FQCN.ROOT_SERVER, fl_ctx.get_job_id()])
-        for _ in range(SEND_ATTEMPTS):
+        for _ in range(limits.SEND_ATTEMPTS):
             reply = sender.send_request(
                 channel=CellChannel.AUX_COMMUNICATION,
                 target=server,
                 topic=FED_EVENT_TOPIC,
                 request=Message(payload=message),
-                timeout=ACK_TIMEOUT,
+                timeout=limits.ACK_TIMEOUT,
                 optional=True,
             )
             if isinstance(reply.payload, Shareable) and reply.payload.get_return_code() == ReturnCode.OK:

@@ -20,14 +20,10 @@ from itertools import islice
 from typing import Any, Callable, Optional
 
 from nvflare.apis.signal import Signal
+from nvflare.app_common.executors.client_api.server import limits
 from nvflare.app_common.executors.client_api.waiting import TaskAborted, wait_until
 from nvflare.fuel.utils.log_utils import get_obj_logger
 from nvflare.security.logging import secure_format_exception
-
-# A script that logs faster than its records are taken waits here, instead of filling the memory.
-MAX_PENDING_RECORDS = 10_000
-# Seconds that the result of a task waits for the records that were logged before it.
-FLUSH_TIMEOUT = 30.0
 
 
 class OrderedSender:
@@ -66,7 +62,7 @@ class OrderedSender:
         with self._changed:
             has_room = wait_until(
                 self._changed,
-                lambda: self._is_closed or len(self._records) < MAX_PENDING_RECORDS,
+                lambda: self._is_closed or len(self._records) < limits.MAX_PENDING_RECORDS,
                 timeout=None if can_wait else 0.0,
             )
             if self._is_closed:
@@ -86,7 +82,7 @@ class OrderedSender:
             self._is_held = False
             self._changed.notify_all()
 
-    def flush(self, timeout: float = FLUSH_TIMEOUT, abort_signal: Optional[Signal] = None) -> bool:
+    def flush(self, timeout: float = limits.FLUSH_TIMEOUT, abort_signal: Optional[Signal] = None) -> bool:
         """Waits (at most `timeout` seconds) until all records taken so far are sent; tells whether they are."""
         self.release()
         with self._changed:
@@ -105,7 +101,7 @@ class OrderedSender:
                 )
             return is_sent
 
-    def close(self, timeout: float = FLUSH_TIMEOUT, patience: float = 0.0) -> None:
+    def close(self, timeout: float = limits.FLUSH_TIMEOUT, patience: float = 0.0) -> None:
         """Sends what is pending and ends the thread. Idempotent.
 
         Args:

@@ -19,7 +19,7 @@ import threading
 import pytest
 
 from nvflare.apis.signal import Signal
-from nvflare.app_common.executors.client_api.server import analytics, ordered_sender
+from nvflare.app_common.executors.client_api.server import limits
 from nvflare.app_common.executors.client_api.server.analytics import AnalyticsRelay
 
 
@@ -113,7 +113,7 @@ class TestDelivery:
 
 class TestBackPressure:
     def test_put_waits_while_too_many_are_pending(self, relay, server, monkeypatch):
-        monkeypatch.setattr(ordered_sender, "MAX_PENDING_RECORDS", 10)
+        monkeypatch.setattr(limits, "MAX_PENDING_RECORDS", 10)
         server.open.clear()
         submitted = []
         full = threading.Event()
@@ -137,7 +137,7 @@ class TestBackPressure:
         assert relay.dropped == 0
 
     def test_who_cannot_wait_has_all_taken_or_none(self, relay, server, monkeypatch):
-        monkeypatch.setattr(ordered_sender, "MAX_PENDING_RECORDS", 2)
+        monkeypatch.setattr(limits, "MAX_PENDING_RECORDS", 2)
         server.open.clear()
         assert relay.put(0, can_wait=False)
         assert relay.put(1, 2, 3, can_wait=False), "there was room for one"
@@ -158,9 +158,9 @@ class TestBackPressure:
         assert server.received == [1]
 
     def test_close_frees_who_waits(self, relay, server, monkeypatch):
-        monkeypatch.setattr(ordered_sender, "MAX_PENDING_RECORDS", 1)
-        monkeypatch.setattr(analytics, "CLOSE_TIMEOUT", 0.1)
-        monkeypatch.setattr(analytics, "ACK_TIMEOUT", 0.1)
+        monkeypatch.setattr(limits, "MAX_PENDING_RECORDS", 1)
+        monkeypatch.setattr(limits, "CLOSE_TIMEOUT", 0.1)
+        monkeypatch.setattr(limits, "ACK_TIMEOUT", 0.1)
         server.open.clear()
         relay.put(0)
         logger = threading.Thread(target=relay.put, args=(1,))
@@ -220,7 +220,7 @@ class TestFlush:
 class TestPause:
     @pytest.fixture
     def relay(self, server, monkeypatch):
-        monkeypatch.setattr(analytics, "BURST_PAUSE", 3600.0)
+        monkeypatch.setattr(limits, "BURST_PAUSE", 3600.0)
         relay = AnalyticsRelay(server.take)
         relay.release()
         yield relay
@@ -255,8 +255,8 @@ class TestClose:
         assert caplog.records == []
 
     def test_close_with_a_blocked_server_is_bounded_and_counts(self, relay, server, monkeypatch, caplog):
-        monkeypatch.setattr(analytics, "CLOSE_TIMEOUT", 0.1)
-        monkeypatch.setattr(analytics, "ACK_TIMEOUT", 0.1)
+        monkeypatch.setattr(limits, "CLOSE_TIMEOUT", 0.1)
+        monkeypatch.setattr(limits, "ACK_TIMEOUT", 0.1)
         server.open.clear()
         for number in range(5):
             relay.put(number)

@@ -15,6 +15,7 @@
 """The rooms of the project, and who may import whom: down only, as docs/design draws it."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -140,6 +141,19 @@ BROAD = {
 
 def place_of(path: Path) -> str:
     return str(path.relative_to(FOLDER)) if path.is_relative_to(FOLDER) else path.name
+
+
+def names_in(node) -> list:
+    return [part for part in ast.walk(node) if isinstance(part, ast.Name)]
+
+
+@pytest.mark.parametrize("room", sorted(path.parent.name for path in FOLDER.glob("*/limits.py")))
+def test_limits_of_a_room_stand_in_one_place(room):
+    # What runs as a script, the guard, has its own.
+    others = [path for path in (FOLDER / room).glob("*.py") if path.name not in {"limits.py", *NEIGHBOURS}]
+    assignments = [node for path in others for node in ast.parse(path.read_text()).body if isinstance(node, ast.Assign)]
+    names = {node.id for assignment in assignments for target in assignment.targets for node in names_in(target)}
+    assert [name for name in names if re.search("(TIMEOUT|INTERVAL|PAUSE|LIMIT|TRIES|ATTEMPTS)$", name)] == []
 
 
 def test_few_files_stand_beside_the_rooms():

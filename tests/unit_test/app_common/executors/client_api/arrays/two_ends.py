@@ -21,7 +21,7 @@ from types import SimpleNamespace
 import pytest
 
 from nvflare.app_common.executors.client_api.arrays.exchange import Exchange
-from nvflare.app_common.executors.client_api.arrays.parcels import INLINE_LIMIT
+from nvflare.app_common.executors.client_api.arrays.limits import INLINE_LIMIT
 
 MANY = INLINE_LIMIT  # more bytes of them than what travels inside a message
 
