@@ -106,13 +106,16 @@ def wait_for(
         The path for `flare.init(config_file=...)`, which is to be called soon.
 
     Raises:
-        ValueError: the timeout is no such number.
+        ValueError: names the argument, its value and what is allowed.
         NobodyToAttachTo: the time is up.
         FileRefused: the time is up, and what was found must not be used; the text says why.
     """
     global _claim
     if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):  # as NaN is not
         raise ValueError(f"timeout must be a number of seconds, 0 or more, or None, but is {timeout!r}")
+    for name, value in (("workspace", workspace), ("job", job), ("site", site)):
+        if value == "":  # of a variable that is not set: it would be the working directory, or a job that never comes
+            raise ValueError(f"{name} must not be empty, but is {value!r}")
     _give_up_claim("the trainer has gone on to another job")
     if not os.access(os.path.join(workspace, ""), os.R_OK | os.X_OK):  # "" also tells that it is no file
         _say(f"{workspace} is not there yet, or no folder that can be read")
@@ -294,12 +297,7 @@ def _attach(args) -> int:
 
 
 def pause_after(in_vain: int, seconds: float) -> float:
-    """Returns how many seconds a script is not to be run again.
-
-    Args:
-        in_vain: so many of its runs in a row failed, or did not join their job.
-        seconds: that the last run took.
-    """
+    """Returns the seconds to the next run, if so many in a row failed or did not join and the last took so long."""
     return max(0.0, min(FIRST_PAUSE * 2 ** min(in_vain, 10), MAX_PAUSE) - seconds)
 
 
@@ -329,6 +327,8 @@ def _parse(argv: Optional[List[str]]):
         parser.error("the script is missing: -- script.py [arguments]")
     if not os.path.isfile(args.script[0]):
         parser.error(f"there is no script {args.script[0]!r}")
+    for name in [name for name in ("workspace", "job", "site") if vars(args)[name] == ""]:
+        parser.error(f"argument --{name}: must not be empty, but is ''")
     if not os.environ.get("RANK", "0").isdecimal():
         parser.error(f"the environment variable RANK must be a number, but is {os.environ['RANK']!r}")
     # A script may change the working directory, in which --follow has to find both again.

@@ -130,6 +130,12 @@ def run(job_dir: Path, target: str, out: Optional[Path], in_place: bool, diff: b
     return OK
 
 
+def _folder(text: str) -> Path:
+    if not text:  # of a variable that is not set; Path("") is the working directory
+        raise argparse.ArgumentTypeError("must be a folder, but is ''")
+    return Path(text)
+
+
 def main(argv: Optional[List[str]] = None) -> int:
     """The command; returns its exit code."""
     for stream in (sys.stdout, sys.stderr):
@@ -141,10 +147,12 @@ def main(argv: Optional[List[str]] = None) -> int:
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("job_dir", metavar="JOB_DIR", nargs="?", type=Path)
+    parser.add_argument("job_dir", metavar="JOB_DIR", nargs="?", type=_folder)
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--diff", action="store_true", help="print the differences, and the report on stderr")
-    action.add_argument("--out", metavar="DIR", type=Path, help="write a migrated copy of the job; DIR must not exist")
+    action.add_argument(
+        "--out", metavar="DIR", type=_folder, help="write a migrated copy of the job; DIR must not exist"
+    )
     action.add_argument("--in-place", action="store_true", help="change the job's configs: all of them, or none")
     action.add_argument("--knobs", action="store_true", help="print what becomes of each argument, as a Markdown table")
     parser.add_argument("--target", choices=TARGETS, default="2.8", help="the nvflare that is to run it (default 2.8)")

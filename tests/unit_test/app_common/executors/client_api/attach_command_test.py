@@ -76,6 +76,9 @@ def write_script(folder, text: str) -> None:
         (["--workspace", ".", "--wait", "soon"], "--wait: must be a number of seconds, 0 or more, but is 'soon'"),
         (["--workspace", ".", "--wait=-1"], "--wait: must be a number of seconds, 0 or more, but is '-1'"),
         (["--workspace", ".", "--", "no_such.py"], "there is no script 'no_such.py'"),
+        (["--workspace", "", "--", __file__], "--workspace: must not be empty, but is ''"),
+        (["--workspace", ".", "--job", "", "--", __file__], "--job: must not be empty, but is ''"),
+        (["--workspace", ".", "--site", "", "--", __file__], "--site: must not be empty, but is ''"),
     ],
 )
 def test_wrong_usage(capsys, arguments, text):
@@ -90,6 +93,12 @@ def test_timeout_that_is_no_time(tmp_path, timeout):
         ValueError, match=f"timeout must be a number of seconds, 0 or more, or None, but is {timeout!r}"
     ):
         wait_for(str(tmp_path), timeout=timeout)
+
+
+@pytest.mark.parametrize("name", ["workspace", "job", "site"])
+def test_what_is_awaited_cannot_be_empty(tmp_path, name):
+    with pytest.raises(ValueError, match=f"{name} must not be empty, but is ''"):
+        wait_for(**{"workspace": str(tmp_path), "timeout": 0, name: ""})
 
 
 def test_what_is_awaited_is_named(tmp_path, capsys):

@@ -292,7 +292,7 @@ class TestBadInput:
         assert "is a symbolic link" in lines[0] and "is not a file" in lines[1] and len(lines) == 2
 
     def test_usage(self, capsys):
-        for arguments in ([], [".", "--target", "3"], [".", "--diff", "--in-place"]):
+        for arguments in ([], [""], [".", "--out", ""], [".", "--target", "3"], [".", "--diff", "--in-place"]):
             with pytest.raises(SystemExit) as e:
                 main(arguments)
             assert e.value.code == USAGE
