@@ -167,7 +167,7 @@ def check_arguments(mode: str, given: dict) -> dict:
     Raises:
         ValueError: names the first bad argument, its value and what is allowed.
     """
-    if mode not in ALL_EXECUTION_MODES:
+    if not isinstance(mode, str) or mode not in ALL_EXECUTION_MODES:  # an array is in nothing
         raise ValueError(f"invalid execution_mode {mode!r}: must be one of {list(ALL_EXECUTION_MODES)}")
     checked = {name: _checked(name, rule, given[name], mode) for name, rule in RULES.items()}
     interval, timeout = checked["heartbeat_interval"], checked["heartbeat_timeout"]

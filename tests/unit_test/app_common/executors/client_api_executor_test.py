@@ -307,7 +307,7 @@ class TestValidation:
             with pytest.raises(ValueError, match="allow_reconnect is only valid for execution_mode 'attach', but got"):
                 make(mode, allow_reconnect=truthy)
 
-    @pytest.mark.parametrize("mode", ["", "IN_PROCESS", "inprocess", None, 1, ["attach"]])
+    @pytest.mark.parametrize("mode", ["", "IN_PROCESS", "inprocess", None, 1, ["attach"], np.array([1, 2])], ids=repr)
     def test_unknown_mode(self, mode):
         with pytest.raises(ValueError) as error:
             ClientAPIExecutor(mode)
