@@ -17,6 +17,7 @@
 Each job runs once and its tests look at what it left: the log, the model, the validation results, the log records.
 """
 
+import re
 from pathlib import Path
 
 import pytest
@@ -136,7 +137,8 @@ class TestFailingScript:
 
     def test_it_is_the_sites_only_complaint(self, failing):
         (complaint,) = [line for line in complaints(failing.site_log("site-1")) if "Traceback" not in line]
-        assert "ClientAPIExecutor - ERROR" in complaint and "train.py raised RuntimeError" in complaint
+        said = r"ClientAPIExecutor - ERROR - \[.*\] - task 'train' failed \(in_process\): .*train.py raised RuntimeError"
+        assert re.search(said, complaint) and complaint in failing.site_log("site-1", "error_log.txt")
 
     def test_what_was_logged_before_is_at_the_server(self, failing):
         assert [step for *_, step in failing.log_records()] == [0, 1, 2, 3]

@@ -105,8 +105,8 @@ class Simulation:
     def server_dir(self) -> Path:
         return self.run_dir / "server" / "simulate_job"
 
-    def site_log(self, site: str) -> str:
-        return (self.run_dir / site / "log.txt").read_text()
+    def site_log(self, site: str, name: str = "log.txt") -> str:
+        return (self.run_dir / site / name).read_text()
 
     def global_model(self) -> np.ndarray:
         return np.load(self.server_dir / "models" / "server.npy")
