@@ -22,7 +22,8 @@ from functools import cache
 
 import pytest
 
-from tests.integration_test.client_api.federation.chaos import TABLE, load_cases
+from tests.integration_test.client_api.federation.chaos import JOB_LIMIT, PAUSE, TABLE, load_cases
+from tests.integration_test.client_api.federation.federation import TUNING
 from tests.integration_test.client_api.federation.jobs import LARGE
 from tests.unit_test.app_common.executors.client_api.layout_test import BELOW
 from tests.unit_test.app_common.executors.job_harness import PROJECT
@@ -164,7 +165,9 @@ def locks() -> set:
     return found
 
 
-def test_chaos_tells_the_model_and_each_outcome():
-    text = TABLE.read_text()
-    assert f"a model of {4 * LARGE // 2**20} MB" in text
+def test_chaos_tells_the_model_the_times_and_each_outcome():
+    text = " ".join(TABLE.read_text().split())
+    times = (f"SIGSTOP and, {PAUSE:g} s later", f"cut is {PAUSE:g} s in which", f"the job ends in {JOB_LIMIT:g} s")
+    for told_of in (f"a model of {4 * LARGE // 2**20} MB", *times, *(f"`{key}={TUNING[key]}`" for key in TUNING)):
+        assert told_of in text
     assert set(re.findall(r"`([a-z ]+)`: ", text)) == {case.expected for case in load_cases()}

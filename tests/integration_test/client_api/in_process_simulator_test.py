@@ -137,7 +137,9 @@ class TestFailingScript:
 
     def test_it_is_the_sites_only_complaint(self, failing):
         (complaint,) = [line for line in complaints(failing.site_log("site-1")) if "Traceback" not in line]
-        said = r"ClientAPIExecutor - ERROR - \[.*\] - task 'train' failed \(in_process\): .*train.py raised RuntimeError"
+        said = (
+            r"ClientAPIExecutor - ERROR - \[.*\] - task 'train' failed \(in_process\): .*train.py raised RuntimeError"
+        )
         assert re.search(said, complaint) and complaint in failing.site_log("site-1", "error_log.txt")
 
     def test_what_was_logged_before_is_at_the_server(self, failing):

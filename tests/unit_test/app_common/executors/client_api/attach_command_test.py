@@ -115,6 +115,15 @@ def test_workspace_that_is_no_folder_is_told_and_awaited(tmp_path, capsys, make,
     assert (f"{workspace} is not there yet" in capsys.readouterr().err) is is_told
 
 
+@pytest.mark.parametrize("number, code", [("SIGINT", ExitCode.INTERRUPTED), ("SIGTERM", ExitCode.TERMINATED)])
+def test_signal_while_it_waits_for_a_job(run, tmp_path, monkeypatch, number, code):
+    write_script(tmp_path, "")
+    monkeypatch.setattr(attach, "pause_of_look", lambda *_: signal.raise_signal(signal.Signals[number]))
+    with pytest.raises(SystemExit) as caught:
+        sys.exit(run("--wait", "60", "--", "train.py"))
+    assert caught.value.code == code
+
+
 def test_script_runs_as_if_it_was_started_alone(run, open_jobs, tmp_path, capsys):
     script = """
         import sys
