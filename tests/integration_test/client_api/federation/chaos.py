@@ -25,6 +25,7 @@ import time
 import traceback
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from signal import SIGCONT
 from typing import Callable, Dict, List, Optional
 
 from nvflare.fuel.flare_api.api_spec import JobTimeout
@@ -118,6 +119,11 @@ def _kill(federation, part, owner, job_id):
     federation.kill(part, owner, job_id)
 
 
+def _resume(federation, part, owner, job_id):
+    for stopped in federation.parts(part, owner, job_id):  # none is left of a guard that its job has woken to end
+        stopped.send(SIGCONT)
+
+
 def _kill_and_start(federation, part, owner, job_id):
     if part == "trainer":
         federation.kill(part, owner, job_id)
@@ -128,7 +134,7 @@ def _kill_and_start(federation, part, owner, job_id):
 
 FAULTS: Dict[str, Fault] = {
     "kill": Fault(_kill),
-    "stop": Fault(Federation.stop, Federation.resume, PAUSE),
+    "stop": Fault(Federation.stop, _resume, PAUSE),
     "cut": Fault(lambda f, part, owner, job: f.cut(owner), lambda f, part, owner, job: f.heal(owner), PAUSE),
     "restart": Fault(_kill_and_start),
 }
