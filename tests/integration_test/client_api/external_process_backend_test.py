@@ -258,6 +258,27 @@ class TestWork:
         ending.result(LIMIT)
         assert (job.custom_dir / "saved").read_text() == "the model"
 
+    def test_main_thread_that_ends_has_left_the_job(self, job):
+        script = """
+            import threading
+            import nvflare.client as flare
+            def train():
+                model = flare.receive()
+                has_task.set()
+                has_left.wait()
+                flare.send(flare.FLModel(params=model.params))
+                flare.receive()
+            has_task, has_left = threading.Event(), threading.Event()
+            threading._register_atexit(has_left.set)  # the last of them: the first of these hooks runs last
+            flare.init()
+            threading.Thread(target=train).start()
+            has_task.wait()
+        """
+        start(job, script)
+        cause = assert_failed(job.execute("train", make_task()), "ended while it was busy: exit code 0")
+        for fault in ("the result of task 'train' did not reach the job", "the session with the job has ended"):
+            assert f"{fault}: this process has left it, as one does whose main thread has ended" in cause
+
     def test_after_shutdown_another_trainer_gets_the_next_task(self, job, site_log):
         script = """
             import signal

@@ -200,6 +200,10 @@ class TrainerAgent(FlareAgentWithFLModel):
     def _goodbye_timeout(self) -> float:
         return limits.GOODBYE_TIMEOUT + self.pipe.patience
 
+    @property
+    def _why_it_ended(self) -> str:
+        return self._end.value or "this process has left it, as one does whose main thread has ended"
+
     def get_task(self, timeout: Optional[float] = None) -> Optional[Task]:
         """Waits (`timeout` in seconds; None: no limit) for the next task; see FlareAgent.get_task.
 
@@ -214,7 +218,7 @@ class TrainerAgent(FlareAgentWithFLModel):
             return self._accept(request)
         if self.asked_to_stop:
             self.pipe.inbox.put(None)  # for whoever else waits
-            raise AgentClosed(f"the session with the job has ended: {self._end.value}")
+            raise AgentClosed(f"the session with the job has ended: {self._why_it_ended}")
         return None
 
     def _accept(self, request: Message) -> Task:
@@ -245,8 +249,7 @@ class TrainerAgent(FlareAgentWithFLModel):
         sent = self.pipe.send(reply, abort_signal=self._end)
         self.current_task = None
         if not sent:
-            why = self._end.value or "this process has left it"
-            fault = f"the result of task {task.task_name!r} did not reach the job: {why}"
+            fault = f"the result of task {task.task_name!r} did not reach the job: {self._why_it_ended}"
             if self.is_job_lost or not self.asked_to_stop:
                 raise AgentClosed(fault)
             self.logger.error(fault)
