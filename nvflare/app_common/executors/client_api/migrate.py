@@ -49,7 +49,8 @@ Replaces nvflare 2.8's legacy Client API executors, their launchers, pipes, metr
 client configs of a job by ClientAPIExecutor. JOB_DIR is a job, one app of a job, or a folder that has
 config_fed_client.json, .conf or .yml directly in it. Without --diff, --out or --in-place it only reports.
 
-An executor class of the job's own is imported from the app's custom folder, to see what it extends."""
+An executor class of the job's own is imported from the app's custom folder, to see what it extends: that runs code of
+the job."""
 
 _EXIT_CODES = f"""\
 exit codes: {OK} all is migrated, or there was nothing to do; {NOT_MIGRATED} something could not be migrated, and
