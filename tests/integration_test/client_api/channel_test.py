@@ -30,7 +30,7 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.executors.client_api.arrays.exchange import Exchange
 from nvflare.app_common.executors.client_api.backend_spec import TrainerError
-from nvflare.app_common.executors.client_api.session import limits
+from nvflare.app_common.executors.client_api.session import limits, trainer_agent
 from nvflare.app_common.executors.client_api.session.channel import Channel
 from nvflare.app_common.executors.client_api.session.foreign_pipe import ForeignPipe
 from nvflare.app_common.executors.client_api.session.handshake import HandshakeError, new_session_keys
@@ -185,6 +185,19 @@ def test_task_its_records_and_its_result(session, join, execute, records):
     assert trainer.send(Message.new_reply(TASK, Shareable({"number": 8}), request.msg_id), LIMIT)
     assert outcome.get(timeout=LIMIT)["number"] == 8
     assert session.is_idle
+
+
+def test_a_script_that_asks_late_for_its_task_is_not_slow_to_send(session, agent, execute, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(trainer_agent, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    outcome = execute(make_task())
+    arrived = agent.pipe.inbox.get(timeout=LIMIT)
+    now[0] = LIMIT
+    agent.pipe.inbox.put(arrived)
+    agent.get_task(LIMIT)
+    agent.submit_result(FLModel(metrics={"number": 1}))
+    outcome.get(timeout=LIMIT)
+    assert session.traffic.legs[-1] == "sent in 0.000 s"
 
 
 @pytest.mark.parametrize("make", ["slow pipe"], indirect=True)

@@ -39,9 +39,12 @@ _LEVELS.update({name[0]: level for name, level in _LEVELS.items() if name != "CR
 _NAMES = "|".join(name for name in _LEVELS if len(name) > 1)
 # Bounded repetitions over so much of a line only: whatever a script prints, the time is linear in it, and small.
 _HEAD = 300
+_TIME = r"\[?(?:\d{2,4}[-/]\d\d[-/]\d{2,4}[ T])?\d\d:\d\d:\d\d[.,\d]{0,10}Z?\]?"
 _LEVEL_PATTERN = re.compile(
-    r"\[?\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d[.,\d]{0,10}Z?\]?[\s-]{0,4}(?:\S{1,99} - ){0,2}?"  # time, names, level
-    rf"\[?(?P<after_time>{_NAMES})\b|\[?(?P<first>{_NAMES})(?::|\]| - )|(?P<glog>[DIWEF])\d{{4}} \d\d:\d\d:\d\d"
+    r"(?:\[[a-z]{1,9}\d{1,4}\]: ?)?(?:"  # a rank's, as torch marks them
+    rf"{_TIME}[\s|:-]{{0,4}}(?:\S{{1,99}} [|-] |\S{{1,99}} (?=\[)|\[\S{{1,99}}?\](?=\[)){{0,2}}?"  # time, names, level
+    rf"\[?(?P<after_time>{_NAMES})\b|{_TIME}: (?P<letter>[IWEF]) "
+    rf"|\[?(?P<first>{_NAMES})(?::|\]|\|| - )|\[?(?P<glog>[DIWEF])\d{{4}} \d\d:\d\d:\d\d)"
 )
 _RECORD = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL):(?:([A-Za-z_][\w.-]{0,99}):)?")
 _NOT_IN_NAMES = re.compile(r"[^\w.-]")
@@ -98,7 +101,8 @@ def site_levels() -> Dict[str, int]:
 
 
 def log_to_output(levels: Dict[str, int], told: Tuple[str, ...]) -> None:
-    """Sends what a script logs, Python's warnings too, to its output; a script that has set up its logging keeps it.
+    """Sends what a script logs, Python's warnings too, to its output; a script that has set up its logging keeps it, and
+    so does a logger of it.
 
     Args:
         levels: from site_levels() of the job's process: less is not sent, so that the site's log decides.
@@ -109,6 +113,7 @@ def log_to_output(levels: Dict[str, int], told: Tuple[str, ...]) -> None:
         return
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_LineFormatter())
+    handler.addFilter(lambda record: not _writes_itself(record))
     root.addHandler(handler)
     root.setLevel(levels.get("", logging.INFO))
     logging.captureWarnings(True)
@@ -117,6 +122,17 @@ def log_to_output(levels: Dict[str, int], told: Tuple[str, ...]) -> None:
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
             logger.setLevel(level)
+
+
+def _writes_itself(record: logging.LogRecord) -> bool:
+    """Whether the record's logger, or one above it, has a handler of its own that writes it to the output."""
+    logger = logging.getLogger(record.name)
+    while logger is not None and logger is not logging.root:
+        for handler in logger.handlers:
+            if getattr(handler, "stream", None) in (sys.stdout, sys.stderr) and record.levelno >= handler.level:
+                return True
+        logger = logger.parent
+    return False
 
 
 def logging_print(original_print: Callable) -> Callable:
@@ -130,7 +146,7 @@ def logging_print(original_print: Callable) -> Callable:
         file = sys.stdout if file is None else file
         if file is stdout:
             text = (" " if sep is None else sep).join(str(arg) for arg in args)
-            for line in text.splitlines() or [""]:
+            for line in text.lstrip("\r").splitlines() or [""]:  # a progress line begins by going back to the margin
                 log_print(readable(line))
         else:
             original_print(*args, sep=sep, file=file, **kwargs)

@@ -182,7 +182,7 @@ class _Walk:
         if self._numbers and value.ndim == 0 and value.dtype.kind in _PLAIN_KINDS:
             return self.visit(value[()], depth)
         if not _is_dtype_kept(value.dtype):
-            raise Unsendable(f"is a NumPy array of {value.dtype}, which cannot be sent")
+            raise Unsendable(f"is a NumPy array of {value.dtype}, which cannot be sent: send its tolist()")
         return value
 
     def _visit_numpy_scalar(self, value: Any, depth: int) -> Any:

@@ -55,7 +55,7 @@ class OutputLines:
     def flush(self) -> List[str]:
         """Returns what is left to log when the output has ended."""
         rest, self._rest = self._rest, b""
-        return self._take_notice() + ([_text(rest)] if rest else [])
+        return self._take_notice() + _text(rest)
 
     def tail(self) -> str:
         """Returns the last lines, logged or not, at most limits.TAIL_LINES and limits.TAIL_BYTES."""
@@ -76,7 +76,7 @@ class OutputLines:
                     self._count_dropped(1, len(piece))
                     continue
                 self._budget -= len(piece) + limits.LINE_COST + len(piece) * piece.count(b"[") // limits.BRACKET_COST
-                logged.append(_text(piece))
+                logged += _text(piece)
         return logged
 
     def _drop(self, data: bytes) -> None:
@@ -113,5 +113,7 @@ def _whole(data: bytes) -> int:
     return len(data)
 
 
-def _text(line: bytes) -> str:
-    return readable(line.decode(errors="replace"))
+def _text(line: bytes) -> List[str]:
+    """Returns the line as text; none if nothing is to be seen, as where a progress bar clears its line."""
+    text = readable(line.decode(errors="replace"))
+    return [text] if text.strip() else []

@@ -111,7 +111,7 @@ class TrainerAgent(FlareAgentWithFLModel):
         self._is_leaving = False
         self._newest = 0  # number of a task that came
         self._records = OrderedSender(self._send_records, limits.RECORDS_BATCH)
-        self._accepted_at = 0.0  # the current task, on the monotonic clock
+        self._arrived_at = 0.0  # the newest task, on the monotonic clock
 
     def start(self) -> None:
         """Connects and joins the session.
@@ -141,7 +141,7 @@ class TrainerAgent(FlareAgentWithFLModel):
 
     def _put_in_place_of_older(self, task: Message) -> None:
         # The job has one task at a time: those before are over, and one that overtook them must not be lost to them.
-        self._newest = task.msg_id
+        self._newest, self._arrived_at = task.msg_id, time.monotonic()
         with suppress(queue.Empty):
             while True:
                 self.pipe.inbox.get_nowait()
@@ -225,7 +225,6 @@ class TrainerAgent(FlareAgentWithFLModel):
         shareable: Shareable = request.data
         name, task_id = shareable.get_header(FLContextKey.TASK_NAME), shareable.get_header(FLContextKey.TASK_ID)
         data = self.shareable_to_task_data(shareable)
-        self._accepted_at = time.monotonic()
         self.current_task = _TaskContext(task_id=task_id, task_name=name, msg_id=request.msg_id)
         return Task(task_name=name, task_id=task_id, data=data)
 
@@ -242,7 +241,7 @@ class TrainerAgent(FlareAgentWithFLModel):
         if not task:
             self.logger.error("there is no current task to send a result for")
             return False
-        trained = time.monotonic() - self._accepted_at
+        trained = time.monotonic() - self._arrived_at
         self._records.flush()
         reply = Message.new_reply(TASK, self.task_result_to_shareable(result, rc), task.msg_id)
         reply.data.set_header(TRAIN_SECONDS, trained)

@@ -147,7 +147,7 @@ class TestWhatIsSent:
     """Each part of a result is looked at; at what in it, sendable_test.py tells."""
 
     def test_what_cannot_be_sent_is_named(self):
-        bad, text = np.array([{}]), "is a NumPy array of object, which cannot be sent"
+        bad, text = np.array([{}]), "is a NumPy array of object, which cannot be sent: send its tolist()"
         for fields, name in (
             ({"params": {"a": 1, "b": bad}}, "parameter 'b'"),
             ({"params": {"a": {"b": [0, bad]}}}, "parameter 'a.b.1'"),

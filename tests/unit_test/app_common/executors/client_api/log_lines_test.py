@@ -93,6 +93,21 @@ def script(site, monkeypatch):
         ("[WARNING] odd", logging.WARNING),
         ("CRITICAL - bad", logging.CRITICAL),
         ("W0101 12:00:00.123456 99 api.py:7] odd", logging.WARNING),
+        ("2026-01-01 12:00:00,123 my.trainer [WARNING] odd", logging.WARNING),
+        ("2026-01-01 12:00:00,123:WARNING:odd", logging.WARNING),
+        ("2026-01-01 12:00:00,123 | a.b | ERROR | bad", logging.ERROR),
+        ("12:00:00 WARNING odd", logging.WARNING),
+        ("01/31/2026 12:00:00 - WARNING - __main__ - as in transformers' examples", logging.WARNING),
+        ("[WARNING|trainer.py:12] 2026-01-01 12:00:00,123 >> of transformers", logging.WARNING),
+        ("[2026-01-01 12:00:00,123][my.trainer][ERROR] - of hydra", logging.ERROR),
+        ("2026-01-01 12:00:00.123 | ERROR    | my:f:1 - of loguru", logging.ERROR),
+        ("[12:00:00] WARNING: /src/a.cc:1: of xgboost", logging.WARNING),
+        ("2026-01-01 12:00:00.123456: W a/b.cc:1] of tensorflow", logging.WARNING),
+        ("[rank1]:[W101 12:00:00.123 a.cpp:1] not of torch", logging.INFO),
+        ("[rank1]:[W0101 12:00:00.123 a.cpp:1] of torch", logging.WARNING),
+        ("[default0]:ERROR - of torchrun --tee", logging.ERROR),
+        ("2026-01-01 12:00:00 training with WARNING signs", logging.INFO),
+        ("12:00:00: Warm-up", logging.INFO),
         ("2026-01-01 12:00:00,123 - Trainer - INFO - ERROR rate 0.1", logging.INFO),
         ("ERROR rate 0.1", logging.INFO),
         ("INFORMATION: x", logging.INFO),
@@ -120,6 +135,21 @@ def test_a_record_keeps_logger_and_level_once(site, script):
         ("root", logging.WARNING, "w"),
         ("my.trainer", logging.INFO, "between"),
     ]
+
+
+def test_a_logger_with_a_handler_of_its_own_is_told_once(site, script):
+    own = logging.StreamHandler(site.output)
+    own.setLevel(logging.WARNING)
+
+    def logged():
+        log = logging.getLogger("own")
+        log.addHandler(own)
+        log.info("i")
+        log.getChild("part").warning("w")
+        log.removeHandler(own)
+
+    script({}, logged)
+    assert [record[2] for record in site.take()] == ["i", "w"]
 
 
 def test_each_line_of_a_traceback_has_the_level(site, script):
@@ -181,7 +211,8 @@ def test_odd_names_and_formats_are_text(site, script):
 def test_what_is_printed_is_logged_line_by_line(site):
     logging_print(print)("a\n2026-01-01 00:00:00,000 - INFO - b\r\x1b[1mc\x00", "\td", sep="")
     logging_print(print)()
-    lines = ["a", "2026-01-01 00:00:00,000 - INFO - b", "c\\x00\td", ""]
+    logging_print(print)("\r10%", end="")
+    lines = ["a", "2026-01-01 00:00:00,000 - INFO - b", "c\\x00\td", "", "10%"]
     assert [(r.levelno, r.getMessage()) for r in site.records] == [(logging.INFO, line) for line in lines]
 
 

@@ -503,7 +503,7 @@ class TestUsage:
 
 class TestOutput:
     def test_invalid_bytes_and_progress_bars(self, trainer):
-        trainer.run(r"write=a\xffb\n10%\r20%\r\nrest", "exit=0")
+        trainer.run(r"write=a\xffb\n10%\r20%\r\n   \r\x1b[A\rrest", "exit=0")
         trainer.await_exit()
         trainer.stop()
         assert [trainer.next_line() for _ in range(4)] == ["a\ufffdb", "10%", "20%", "rest"]
