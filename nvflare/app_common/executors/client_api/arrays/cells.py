@@ -30,7 +30,7 @@ from nvflare.fuel.f3.cellnet.cell import Cell
 from nvflare.fuel.f3.cellnet.core_cell import _SM_CHANNEL, _SM_TOPIC, CoreCell
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import new_cell_message
-from nvflare.fuel.f3.connection import BytesAlike
+from nvflare.fuel.f3.connection import BytesAlike, Connection
 from nvflare.fuel.f3.endpoint import Endpoint, EndpointMonitor, EndpointState
 from nvflare.fuel.f3.streaming.download_service import DownloadService
 from nvflare.fuel.f3.streaming.stream_types import StreamFuture
@@ -166,6 +166,8 @@ def forget_cell(cell: Cell) -> None:
 class PromptConnections(EndpointMonitor):
     """Tells when a cell is connected, and has neither end of its connections wait for acknowledgements.
 
+    Nor do they end when nothing comes for a while, whatever socket.setdefaulttimeout() the script has called.
+
     nvflare leaves Nagle's algorithm on, which with delayed acknowledgements costs up to 40 ms wherever a small frame
     follows another before that is acknowledged. This end does without it; at the other end, which is not ours, it is
     harmless when each frame is acknowledged at once. Linux forgets TCP_QUICKACK, so it is set again with each frame.
@@ -174,20 +176,28 @@ class PromptConnections(EndpointMonitor):
     def __init__(self, cell: Cell):
         self.connected = threading.Event()
         self.peer = ""  # once it is
-        self._manager = cell.core_cell.communicator.conn_manager
+        manager = cell.core_cell.communicator.conn_manager
+        # Before anything is read: a read that waits already would keep the timeout that it has begun with.
+        manager.handle_new_connection = partial(_handle_promptly, manager.handle_new_connection)
 
     def state_change(self, endpoint: Endpoint) -> None:
         if endpoint.state == EndpointState.READY:
-            for connection in list(self._manager.sfm_conns.values()):
-                _make_prompt(connection.conn)
             self.peer = endpoint.name
             self.connected.set()
 
 
-def _make_prompt(connection) -> None:
+def _handle_promptly(handle: Callable[[Connection], None], connection: Connection) -> None:
+    _make_prompt(connection)
+    handle(connection)
+
+
+def _make_prompt(connection: Connection) -> None:
     sock = getattr(connection, "sock", None)
-    if not isinstance(sock, socket.socket) or sock.family not in (socket.AF_INET, socket.AF_INET6):
+    if not isinstance(sock, socket.socket):
         return  # of another kind of driver
+    sock.settimeout(None)
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_QUICKACK") and not isinstance(connection.read_frame, partial):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

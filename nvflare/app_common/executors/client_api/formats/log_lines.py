@@ -101,8 +101,9 @@ def site_levels() -> Dict[str, int]:
 
 
 def log_to_output(levels: Dict[str, int], told: Tuple[str, ...]) -> None:
-    """Sends what a script logs, Python's warnings too, to its output; a script that has set up its logging keeps it, and
-    so does a logger of it.
+    """Sends what a script logs, Python's warnings too, to its output.
+
+    A script that has set up its logging keeps it, and so does a logger that has a handler for the output.
 
     Args:
         levels: from site_levels() of the job's process: less is not sent, so that the site's log decides.
