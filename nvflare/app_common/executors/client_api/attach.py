@@ -96,10 +96,8 @@ def wait_for(
     """Waits for the rendezvous of a job and claims it; leaves the session of the call before, if there was one.
 
     Args:
-        workspace: the site's workspace folder, or a folder with the workspaces of several sites; symbolic links below
-            it are not followed.
-        job: the job's id; default: any.
-        site: the site's name; default: any.
+        workspace: the site's workspace folder, or one above those of several sites; links below it are not followed.
+        job, site: the job's id, the site's name; default: any.
         timeout: seconds, 0 or more; default: no limit.
 
     Returns:
@@ -209,6 +207,8 @@ def _run_script(path: str, argv: List[str], config_file: str) -> int:
     elif code == ExitCode.FAILED and not has_joined and not os.path.exists(config_file):
         is_lost = True
         _say("the job had ended, or got another trainer, before the script called flare.init()")
+    elif code == ExitCode.ENDED and not has_joined and os.path.exists(config_file):
+        _say("the script has ended without a call of flare.init(), and the job still waits for a trainer")
     return ExitCode.LOST if is_lost and code not in _STOPPED else code
 
 

@@ -141,6 +141,13 @@ def test_script_runs_as_if_it_was_started_alone(run, open_jobs, tmp_path, capsys
     assert alone.stderr == "no data\n" and alone.stderr in output.err
 
 
+def test_script_that_does_not_join_is_told(run, open_jobs, tmp_path, capsys):
+    write_script(tmp_path, "")
+    open_jobs("job-1")
+    assert run("--", "train.py") == ExitCode.ENDED
+    assert "without a call of flare.init(), and the job still waits for a trainer" in capsys.readouterr().err
+
+
 def test_next_run_finds_the_process_as_the_first_one_did(run, open_jobs, tmp_path, capsys):
     script = """
         import os
