@@ -101,6 +101,7 @@ CAUSES = {
 @pytest.fixture(scope="module")
 def consoles(federation):
     """Runs a job for each cause, all at the same time; what the console tells of each, and its status."""
+    federation.detach(SITE)  # a trainer of an earlier test's would come
     stages, running = {}, {}
     for name, cause in CAUSES.items():
         stage = stages[name] = Stage(federation.root / name.replace(" ", "-"))

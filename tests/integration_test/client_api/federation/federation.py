@@ -322,6 +322,13 @@ class Federation(PocFederation):
         """Starts another trainer at a site, as the one before was started."""
         return self._attached[site]()
 
+    def detach(self, site: str) -> None:
+        """Ends the trainer that `attach` has started at a site; one whose job is over may wait for another."""
+        process = self._processes.get(f"{site}-attached")
+        if process:
+            process.kill()
+            process.wait(STOP_TIMEOUT)
+
     # Faults
 
     def cut(self, site: str) -> None:
