@@ -48,6 +48,7 @@ TUNING = {"NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "5", "NVFLARE_SYNC_CLIENT_JOBS_REQ
 
 # All bounds in seconds.
 START_TIMEOUT = 120
+COMMAND_TIMEOUT = 120
 LOGIN_TIMEOUT = 60
 JOB_TIMEOUT = 300
 # From the end of a job at the server to the end of its last process at a site.
@@ -80,7 +81,9 @@ class PocFederation:
             self._poc("prepare", "-i", str(project))
             (self._kits,) = self.workspace.glob("*/prod_00")
             self._allow_classes()
-            self._poc("start", "--timeout", str(START_TIMEOUT))
+            # Its own wait gives a connection one second each time, and hangs if one is there just when it is given up.
+            self._poc("start", "--no-wait")
+            self.wait_connected()
         except BaseException:  # a federation that is half there must not outlive an interrupted test run either
             self._kill(self.processes())
             raise
@@ -94,6 +97,14 @@ class PocFederation:
             left = wait_for_end(self.processes, STOP_TIMEOUT)
             self._kill(left)
         assert left == [], "the federation has left processes"
+
+    def wait_connected(self, timeout: float = START_TIMEOUT) -> None:
+        """Waits (seconds) until all sites are registered at the server."""
+        deadline = time.monotonic() + timeout
+        with self.session() as session:
+            while set(self.sites) - {client.name for client in session.get_connected_client_list()}:
+                assert time.monotonic() < deadline, "not all sites are connected"
+                time.sleep(STATUS_POLL_INTERVAL)
 
     def _write_project(self) -> Path:
         path = self.root / "project.yml"
@@ -121,7 +132,7 @@ class PocFederation:
         # To a file: the federation's processes inherit it, and a pipe would be open as long as they are.
         with open(self.root / "poc.log", "a+") as log:
             # A command that hangs is aborted, which has Python write where.
-            limit = ["timeout", "--foreground", "--signal=ABRT", str(START_TIMEOUT + STOP_TIMEOUT)]
+            limit = ["timeout", "--foreground", "--signal=ABRT", str(COMMAND_TIMEOUT)]
             command = [*limit, sys.executable, "-X", "faulthandler", "-m", "nvflare.cli", "poc", *arguments]
             done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         assert done.returncode == 0, (self.root / "poc.log").read_text()

@@ -25,7 +25,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -61,9 +60,7 @@ ATTACH = "nvflare.app_common.executors.client_api.attach"
 # What the administrators set, so that a job need not wait a minute for a site that has gone. nvflare reads these.
 TUNING = {"NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "5", "NVFLARE_SYNC_CLIENT_JOBS_REQUIRE_PREVIOUS_REPORT": "false"}
 # Seconds.
-START_TIMEOUT = 90.0
 SHUTDOWN_TIMEOUT = 30.0
-POLL_INTERVAL = 0.2
 ATTACH_WAIT = 60.0
 
 
@@ -271,14 +268,6 @@ class Federation(PocFederation):
     def output(self, key: str) -> str:
         """What a participant, or a command that was run there, has printed."""
         return (self.root / f"{key}.log").read_text()
-
-    def wait_connected(self, timeout: float = START_TIMEOUT) -> None:
-        """Waits (seconds) until all sites are registered at the server."""
-        deadline = time.monotonic() + timeout
-        with self.session() as session:
-            while set(self.sites) - {client.name for client in session.get_connected_client_list()}:
-                assert time.monotonic() < deadline, "not all sites are connected"
-                time.sleep(POLL_INTERVAL)
 
     # Jobs
 
