@@ -166,9 +166,8 @@ class Frames:
         if self._reads > 2 and size >= limits.LARGE_SECTION:
             return self._read_array(size)
         content = self._read_bytes(size)
-        if (
-            self._reads == 2 and self._stream.get_size() - size >= limits.LARGE_SECTION
-        ):  # the message; sections with its arrays follow
+        # The message; sections with its arrays follow.
+        if self._reads == 2 and self._stream.get_size() - size >= limits.LARGE_SECTION:
             self._on_head(deserialize(content, DatumManager()))
         return content
 

@@ -199,7 +199,7 @@ def _make_prompt(connection: Connection) -> None:
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if hasattr(socket, "TCP_QUICKACK") and not isinstance(connection.read_frame, partial):
+    if hasattr(socket, "TCP_QUICKACK"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         connection.read_frame = partial(_read_promptly, sock, connection.read_frame)
 
